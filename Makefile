@@ -1,0 +1,50 @@
+# Everything a person needs: `make demo` and `make test` set themselves up.
+# PYTHON chooses the interpreter (3.10 or newer), VENV the folder of the virtual environment.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+# Two processes at most: the suite starts processes of its own, and torch brings its threads.
+TEST_PROCESSES ?= 2
+
+.PHONY: help setup demo test check format bench constraints clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## Make the virtual environment and install everything, versions pinned
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "Python 3.10 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
+	@echo "Installing (torch is the large one; a few minutes) ..."
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[demo]'
+	@touch $(READY)
+
+demo: $(READY)  ## Index and search real photos; PHOTOS=~/Pictures takes your own, MODEL=... another model
+	$(BIN)/visual-search demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(MODEL),--model "$(MODEL)")
+
+test: $(READY)  ## Run all tests with line coverage (at least 90 %)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --cov --cov-fail-under=90 $(ARGS)
+
+check: $(READY)  ## Check format, lint, types and layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)  ## Format and mend what can be mended by itself
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)  ## Measure speed and memory per stage; DATA=folder takes your own photos
+	$(BIN)/python benchmarks/indexing_stages.py $(if $(DATA),"$(DATA)")
+
+constraints: $(READY)  ## Look up the newest versions and pin them
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.10 --all-extras --group dev \
+	  --no-emit-index-url --no-annotate --no-header --upgrade --output-file constraints.txt
+
+clean:  ## Remove what the targets above made
+	rm -rf $(VENV) build dist demo-output .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

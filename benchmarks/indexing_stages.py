@@ -1,0 +1,210 @@
+"""Images per second and peak memory of each stage of indexing, and of all stages overlapped.
+
+Each measurement runs in a fresh process (peak memory is the process's own), stages in turn, repeated; the table
+shows the median with the spread. Usage: python benchmarks/indexing_stages.py [FOLDER] [--model M] [--repeats N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.embedding_service import EmbeddingService
+from pipeline.indexing.fetch import Fetched, fetch
+from pipeline.indexing.plan import plan
+from pipeline.indexing.source import Source
+from storage.catalog import Catalog, IndexBatch, IndexedImage
+from storage.images.locate import open_source
+from storage.settings import Settings
+from visual_search.collection import ImageCollection
+
+DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "shared" / "data" / "small-demo"
+RESULTS = Path(__file__).parent / "results"
+_BATCH = 32
+_COMMIT = 256
+_MIB = 1024 * 1024
+
+
+def _fetched(source: Source) -> list[Fetched]:
+    return [fetch(source.backend, plan(item, None)) for item in source.items()]
+
+
+def stage_list(folder: str, model: str) -> tuple[int, float]:
+    """Walk the folder."""
+    del model
+    source = Source(open_source(folder))
+    started = perf_counter()
+    count = sum(1 for _ in source.items())
+    return count, perf_counter() - started
+
+
+def stage_fetch(folder: str, model: str) -> tuple[int, float]:
+    """Read and hash every file, on one thread, from the page cache; the bytes are dropped."""
+    del model
+    source = Source(open_source(folder))
+    planned = [plan(item, None) for item in source.items()]
+    started = perf_counter()
+    for one in planned:
+        fetch(source.backend, one)
+    return len(planned), perf_counter() - started
+
+
+def stage_decode(folder: str, model: str) -> tuple[int, float]:
+    """Decode and preprocess on one thread."""
+    service = EmbeddingService(model)
+    fetched = _fetched(Source(open_source(folder)))
+    started = perf_counter()
+    for one in fetched:
+        service.prepare(one.data)
+    return len(fetched), perf_counter() - started
+
+
+def stage_embed(folder: str, model: str) -> tuple[int, float]:
+    """Run the model on prepared pictures, in batches of its own choice."""
+    service = EmbeddingService(model)
+    pixels = [service.prepare(one.data).pixels for one in _fetched(Source(open_source(folder)))]
+    service.embed_prepared(pixels[: service.batch_size])  # warm-up
+    started = perf_counter()
+    for start in range(0, len(pixels), service.batch_size):
+        service.embed_prepared(pixels[start : start + service.batch_size])
+    return len(pixels), perf_counter() - started
+
+
+def stage_commit(folder: str, model: str) -> tuple[int, float]:
+    """Write images, vectors and feed into SQLite, 256 a transaction."""
+    service = EmbeddingService("baseline")
+    del model
+    images = []
+    for one in _fetched(Source(open_source(folder))):
+        prepared = service.prepare(one.data)
+        vector = service.embed_prepared([prepared.pixels])[0]
+        images.append(
+            IndexedImage(
+                metadata=one.metadata(prepared.width, prepared.height, prepared.format), vector=vector
+            )
+        )
+    with tempfile.TemporaryDirectory() as scratch, Catalog.open(Path(scratch) / "catalog.sqlite") as catalog:
+        collection = catalog.collections.ensure("bench")
+        generation = catalog.generations.ensure_active(collection.id, service.identity)
+        started = perf_counter()
+        for start in range(0, len(images), _COMMIT):
+            catalog.commit(generation.id, IndexBatch(upserts=images[start : start + _COMMIT]))
+        return len(images), perf_counter() - started
+
+
+def stage_all(folder: str, model: str) -> tuple[int, float]:
+    """`visual-search index`, model loaded before the clock starts."""
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = Settings(data_dir=Path(scratch), model=model)
+        with ImageCollection("bench", settings=settings) as collection:
+            collection.embedding_service.embed_prepared([])
+            report = collection.index(folder)
+            return report.done, report.seconds
+
+
+def stage_again(folder: str, model: str) -> tuple[int, float]:
+    """The second `visual-search index` of the same folder: nothing to embed, no model loaded."""
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = Settings(data_dir=Path(scratch), model=model)
+        with ImageCollection("bench", settings=settings) as collection:
+            collection.index(folder)
+        with ImageCollection("bench", settings=settings) as collection:
+            report = collection.index(folder)
+            return report.done, report.seconds
+
+
+STAGES: dict[str, Callable[[str, str], tuple[int, float]]] = {
+    "list": stage_list,
+    "fetch": stage_fetch,
+    "decode": stage_decode,
+    "embed": stage_embed,
+    "commit": stage_commit,
+    "all, overlapped": stage_all,
+    "all, second run": stage_again,
+}
+
+
+def _measured(stage: str, folder: str, model: str) -> tuple[int, float, float]:
+    count, seconds = STAGES[stage](folder, model)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return count, seconds, peak / _MIB
+
+
+def measure(stage: str, folder: str, model: str) -> tuple[int, float, float]:
+    """Run one stage in a fresh process: (images, seconds, peak MiB)."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(partial(_measured, stage, folder, model)).result()
+
+
+def main() -> None:
+    """Measure, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=DEFAULT_FOLDER)
+    parser.add_argument("--model", default="baseline")
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    if not arguments.folder.is_dir():
+        sys.exit(f"no folder at {arguments.folder}: name one with photos, e.g. make bench DATA=~/Pictures")
+    runs: dict[str, list[tuple[int, float, float]]] = {name: [] for name in STAGES}
+    for _ in range(arguments.repeats):  # interleaved, so that a slow minute of the machine hits every stage
+        for name in STAGES:
+            runs[name].append(measure(name, str(arguments.folder), arguments.model))
+    rows = [_row(name, measured) for name, measured in runs.items()]
+    table = Table("stage", "images", "images/s (median)", "min", "max", "ms/image", "peak MiB", box=None)
+    for row in rows:
+        table.add_row(
+            row["stage"], str(row["images"]), *(f"{row[key]:,.0f}" for key in ("median", "min", "max")),
+            f"{1000 / row['median']:.3f}", f"{row['peak_mib']:.0f}",
+        )  # fmt: skip
+    Console().print(table)
+    _write(rows, arguments)
+
+
+def _row(name: str, measured: list[tuple[int, float, float]]) -> dict[str, str | int | float]:
+    rates = [count / seconds for count, seconds, _ in measured]
+    return {
+        "stage": name,
+        "images": measured[0][0],
+        "median": statistics.median(rates),
+        "min": min(rates),
+        "max": max(rates),
+        "peak_mib": statistics.median(peak for *_, peak in measured),
+    }
+
+
+def _write(rows: list[dict[str, str | int | float]], arguments: argparse.Namespace) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    document = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "model": arguments.model,
+        "repeats": arguments.repeats,
+        "cpu_count": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "stages": rows,
+    }
+    target = RESULTS / "indexing_stages.json"
+    target.write_text(json.dumps(document, indent=2) + "\n")
+    Console().print(
+        f"written to {target.relative_to(Path.cwd()) if target.is_relative_to(Path.cwd()) else target}"
+    )
+
+
+if __name__ == "__main__":
+    main()

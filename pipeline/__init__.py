@@ -1,0 +1,1 @@
+"""Computes: decode, embed, index, search, rerank, evaluate. Knows no Celery, no Redis and no HTTP."""

@@ -1,0 +1,44 @@
+"""The seam between the pipeline and its models. Two implementations ship: CLIP through torch, and `baseline`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from storage.records import ModelIdentity
+
+Pixels = np.ndarray[Any, np.dtype[np.float32]]
+Vectors = np.ndarray[Any, np.dtype[np.float32]]
+
+
+class Embedder(Protocol):
+    """Pre (per picture, on any thread), core (per batch, on the device) and post in one object.
+
+    `prepare` may run on many threads while another thread is inside `embed_prepared`, so that decoding
+    overlaps with the model.
+    """
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Which model this is; recorded with every vector it makes."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """How many pictures the model likes at once on its device."""
+        ...
+
+    def prepare(self, picture: Image.Image) -> Pixels:
+        """Turn a checked RGB picture into the model's input, e.g. (3, 224, 224) float32."""
+        ...
+
+    def embed_prepared(self, batch: Sequence[Pixels]) -> Vectors:
+        """Embed prepared pictures: (n, dimension) float32, unit length, in order."""
+        ...
+
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        """Embed texts: (n, dimension) float32, unit length. Raises TextNotSupported without a text tower."""
+        ...

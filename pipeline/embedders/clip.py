@@ -1,0 +1,187 @@
+"""CLIP-family models through transformers and torch: pictures and texts to vectors in one space.
+
+The only file that runs a torch model. Importing it imports torch, so it is imported when a CLIP model is loaded and not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
+
+from pipeline.embedders.base import Pixels, Vectors
+from pipeline.embedders.checkpoint import Checkpoint, find_checkpoint
+from pipeline.embedders.device import choose_device, choose_dtype, natural_batch_size
+from pipeline.embedders.fingerprint import sha256_of_files, sha256_of_settings
+from pipeline.embedders.texts import TEXTS_VERSION, TextTokens
+from pipeline.embedders.unit_length import unit_rows
+from pipeline.errors import ModelError, UnsupportedModel
+from pipeline.preprocess import ClipPreprocessing
+from storage.records import ModelIdentity
+from storage.settings import DEFAULT_MODEL
+
+# Model types whose two towers are known to meet in one space through transformers' own classes. OpenAI's and LAION's
+# exports are all `clip`; SigLIP, and SigLIP 2 of fixed resolution, are `siglip`.
+_MODEL_CLASSES = {"clip": "CLIPModel", "siglip": "SiglipModel"}
+
+
+class ClipEmbedder:
+    """A CLIP or SigLIP checkpoint with its preprocessing and tokenizer; see `Embedder` for the promises.
+
+    The dtype is no part of the identity: float16 on a GPU and float32 on a CPU give vectors with a cosine
+    of 0.9999 or more, which may be mixed.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, batch_size: int) -> None:
+        self._preprocessing = ClipPreprocessing.from_folder(checkpoint.folder)
+        with ThreadPoolExecutor(max_workers=1) as pool:  # hashing hides behind building the model
+            weights_fingerprint = pool.submit(sha256_of_files, checkpoint.weight_files)
+            self._model = _load_model(checkpoint).to(device=device, dtype=dtype).eval()
+        self._tokens = TextTokens(checkpoint, self._model.config.text_config.max_position_embeddings)
+        self._device, self._dtype, self._batch_size = device, dtype, batch_size
+        self._identity = ModelIdentity(
+            name=checkpoint.name,
+            revision=checkpoint.revision,
+            weights_fingerprint=weights_fingerprint.result(),
+            preprocessing_fingerprint=_inputs_fingerprint(checkpoint, self._preprocessing),
+            dimension=_dimension(self._model.config),
+        )
+
+    @classmethod
+    def load(
+        cls,
+        name: str = DEFAULT_MODEL,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        batch_size: int | None = None,
+    ) -> ClipEmbedder:
+        """Load a hub name or a local folder: device auto, cpu, cuda or mps; dtype auto, float32, float16, bfloat16.
+
+        Raises ModelUnavailable when it cannot be had, UnsupportedModel when it is not of this family or has no
+        safetensors weights, ModelError for a device or dtype that is not there.
+        """
+        checkpoint = find_checkpoint(name, revision)
+        _check_family(checkpoint)
+        where = choose_device(device)
+        return cls(checkpoint, where, choose_dtype(dtype, where), batch_size or natural_batch_size(where))
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Which model this is; the name is the hub's, or the folder's absolute path."""
+        return self._identity
+
+    @property
+    def batch_size(self) -> int:
+        """How many pictures go through the model at once."""
+        return self._batch_size
+
+    def prepare(self, picture: Image.Image) -> Pixels:
+        """Turn an RGB picture into (3, height, width) float32, e.g. (3, 224, 224). Safe on many threads."""
+        return self._preprocessing.apply(picture)
+
+    def embed_prepared(self, batch: Sequence[Pixels]) -> Vectors:
+        """Embed prepared pictures, `batch_size` at a time: (n, dimension) float32, unit length, in order.
+
+        Raises ModelError when the device runs out of memory or the model gives no finite vector.
+        """
+        return self._in_batches(batch, self._embed_pixels)
+
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        """Embed texts: (n, dimension) float32, unit length. Longer ones are cut to the model's context.
+
+        Raises InvalidQuery for an empty text.
+        """
+        return self._in_batches(texts, self._embed_tokens)
+
+    def _in_batches(self, inputs: Sequence[Any], embed: Any) -> Vectors:
+        starts = range(0, len(inputs), self._batch_size)
+        try:
+            with torch.inference_mode():
+                parts = [embed(inputs[start : start + self._batch_size]) for start in starts]
+        except torch.OutOfMemoryError as error:
+            raise ModelError(f"{self._device} is out of memory; use a smaller batch size ({error})") from error
+        return unit_rows(np.concatenate([np.empty((0, self._identity.dimension), np.float32), *parts]))
+
+    def _embed_pixels(self, batch: Sequence[Pixels]) -> Pixels:
+        pixels = torch.from_numpy(np.stack(batch)).to(device=self._device, dtype=self._dtype)
+        return _features(self._model.get_image_features(pixel_values=pixels))
+
+    def _embed_tokens(self, texts: Sequence[str]) -> Pixels:
+        tokens = {name: ids.to(self._device) for name, ids in self._tokens.encode(texts).items()}
+        return _features(self._model.get_text_features(**tokens))
+
+
+def _features(output: Any) -> Pixels:
+    """Take (n, dimension) out of what the model returned: transformers 4 gives a tensor, 5 an output object."""
+    features = output if isinstance(output, torch.Tensor) else output.pooler_output
+    array: Pixels = features.float().cpu().numpy()
+    return array
+
+
+def _check_family(checkpoint: Checkpoint) -> None:
+    model_type = checkpoint.config.get("model_type")
+    if model_type not in _MODEL_CLASSES:
+        raise UnsupportedModel(
+            f"{checkpoint.name} is a model of type {model_type!r}; supported are {', '.join(_MODEL_CLASSES)} "
+            "(OpenAI CLIP, LAION exports, SigLIP) and `baseline`"
+        )
+
+
+def _load_model(checkpoint: Checkpoint) -> Any:
+    model_class = getattr(transformers, _MODEL_CLASSES[checkpoint.config["model_type"]])
+    try:
+        with _quiet_loading():
+            model, report = model_class.from_pretrained(
+                str(checkpoint.folder), use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
+    except SafetensorError as error:
+        raise UnsupportedModel(f"the weights of {checkpoint.name} are damaged: {error}") from error
+    except (OSError, ValueError, TypeError, RuntimeError) as error:  # wrong shapes, wrong or partial configuration
+        raise UnsupportedModel(f"{checkpoint.name} cannot be loaded: {error}") from error
+    if report["missing_keys"]:  # transformers fills these with random numbers and only warns
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise UnsupportedModel(f"the weights of {checkpoint.name} lack parts of both towers: {missing}, …")
+    return model
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Keep transformers from drawing a progress bar and a report on loading; restores its settings afterwards."""
+    verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bar:
+            transformers_logging.enable_progress_bar()
+
+
+def _inputs_fingerprint(checkpoint: Checkpoint, preprocessing: ClipPreprocessing) -> str:
+    return sha256_of_settings(
+        {
+            "pictures": preprocessing.fingerprint,
+            "texts": TEXTS_VERSION,
+            "tokenizer": sha256_of_files(checkpoint.tokenizer_files) if checkpoint.tokenizer_files else "",
+        }
+    )
+
+
+def _dimension(config: Any) -> int:
+    if config.model_type == "clip":
+        return int(config.projection_dim)
+    text, vision = config.text_config.projection_size, config.vision_config.hidden_size
+    if text != vision:
+        raise UnsupportedModel(f"pictures ({vision}-d) and texts ({text}-d) of this model do not meet in one space")
+    return int(vision)

@@ -1,0 +1,1 @@
+"""Indexing a source: list -> plan -> fetch -> decode -> embed -> commit, one file per step, overlapped."""

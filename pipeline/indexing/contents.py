@@ -1,0 +1,39 @@
+"""Content of this run that the catalog does not hold yet, so that equal files in flight are embedded once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pipeline.indexing.fetch import Fetched
+from storage.catalog import KnownContent
+
+
+class ContentsInFlight:
+    """Who embeds which content: the first file with a hash does, equal ones wait for its outcome."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, list[Fetched]] = {}
+        self._embedded: dict[str, KnownContent] = {}
+
+    def embedded(self, sha256: str) -> KnownContent | None:
+        """The vector of this content, when it was made since the last commit."""
+        return self._embedded.get(sha256)
+
+    def claim(self, fetched: Fetched) -> bool:
+        """True for the first file with its content; an equal one waits, without holding on to its bytes."""
+        waiting = self._waiting.get(fetched.sha256)
+        if waiting is None:
+            self._waiting[fetched.sha256] = []
+            return True
+        waiting.append(replace(fetched, data=b""))
+        return False
+
+    def settle(self, sha256: str, content: KnownContent | None) -> list[Fetched]:
+        """The claimed content was embedded (or refused: None); return those that waited for it."""
+        if content is not None:
+            self._embedded[sha256] = content
+        return self._waiting.pop(sha256)
+
+    def committed(self) -> None:
+        """From here on the catalog knows what was embedded."""
+        self._embedded.clear()

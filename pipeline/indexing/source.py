@@ -1,0 +1,60 @@
+"""What is to be indexed: a storage address, which of its files, under which ids, with which attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+
+from storage.images.backend import StorageBackend, StoredObject
+from storage.records import Attributes
+
+# Endings by which a photo folder is told from its sidecars (.xmp, .txt, .mp4). What a file really is, the decoder
+# finds out from its bytes; a HEIC or RAW photo is listed so that it is refused visibly rather than passed over.
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .avif .mpo .heic .heif .jxl .jp2 .dng .cr2 .cr3 .nef .arw".split()
+)
+
+
+@dataclass(frozen=True)
+class SourceItem:
+    """One listed file and the image id that it gets."""
+
+    image_id: str
+    stored: StoredObject
+    attributes: Attributes | None = None  # None: whatever the catalog holds stays
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder or bucket prefix as images: `id_prefix` + key is the image id.
+
+    `include` and `exclude` are shell patterns over the key (`*` also matches `/`); without `include`, every file
+    with an image ending is taken. `attributes` maps image ids (or keys) to attributes.
+    """
+
+    backend: StorageBackend
+    id_prefix: str = ""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    attributes: Mapping[str, Attributes] | None = field(default=None, repr=False)
+
+    def items(self) -> Iterator[SourceItem]:
+        """List lazily, in key order. Raises StorageError when the source cannot be listed."""
+        for stored in self.backend.list():
+            if self.takes(stored.key):
+                yield SourceItem(self.id_prefix + stored.key, stored, self._attributes_of(stored.key))
+
+    def takes(self, key: str) -> bool:
+        """Whether a file under this key is to be indexed, by its name alone."""
+        if any(fnmatchcase(key, pattern) for pattern in self.exclude):
+            return False
+        if self.include:
+            return any(fnmatchcase(key, pattern) for pattern in self.include)
+        return PurePosixPath(key).suffix.lower() in IMAGE_SUFFIXES
+
+    def _attributes_of(self, key: str) -> Attributes | None:
+        if self.attributes is None:
+            return None
+        return self.attributes.get(self.id_prefix + key) or self.attributes.get(key)

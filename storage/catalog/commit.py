@@ -1,0 +1,136 @@
+"""The one way vectors enter the catalog: a batch in one transaction, its changes in commit order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from storage.attributes import storable_text
+from storage.catalog import tables
+from storage.catalog.clock import now
+from storage.catalog.engine import Database
+from storage.catalog.failures import clear_failures
+from storage.catalog.generations import (
+    find_generation,
+    lock_generation,
+    lock_open_generations,
+    take_sequence_numbers,
+)
+from storage.catalog.image_rows import write_images
+from storage.catalog.records import Generation, ImageFailure, IndexBatch, IndexedImage
+from storage.catalog.statements import chunks, insert_or_update
+from storage.catalog.tombstones import delete_images
+from storage.catalog.vector_bytes import pack_vectors
+from storage.errors import DuplicateImageId
+from storage.records import ImageMetadata
+
+
+def commit_batch(database: Database, generation_id: int, batch: IndexBatch) -> int:
+    """Write the batch, all or nothing; return the generation's newest sequence number.
+
+    In this order: removals, upserts and refreshes (which clear their images' failures), failures.
+    """
+    _check_ids(batch)
+    moment = now()
+    with database.write() as connection:
+        generation = _lock(connection, generation_id, removes=bool(batch.removed))
+        collection_id = generation.collection_id
+        if batch.removed:
+            delete_images(connection, collection_id, batch.removed, moment)
+        refreshed = _still_live(connection, collection_id, batch.refreshed)
+        written = [*(image.metadata for image in batch.upserts), *refreshed]
+        write_images(connection, collection_id, written, moment)
+        clear_failures(connection, collection_id, [image.image_id for image in written])
+        _write_vectors(connection, generation, batch.upserts)
+        _write_failures(connection, collection_id, batch.failures, moment)
+        return find_generation(connection, generation_id).last_seq
+
+
+def _check_ids(batch: IndexBatch) -> None:
+    ids = [image.metadata.image_id for image in batch.upserts]
+    ids += [image.image_id for image in batch.refreshed]
+    ids += batch.removed
+    if len(set(ids)) < len(ids):
+        twice = Counter(ids).most_common(1)[0][0]
+        raise DuplicateImageId(f"image id {twice!r} stands twice in one batch: which one is meant?")
+
+
+def _lock(connection: Connection, generation_id: int, *, removes: bool) -> Generation:
+    if removes:  # touches every open generation: all locks first, in their one order
+        lock_open_generations(connection, find_generation(connection, generation_id).collection_id)
+    return lock_generation(connection, generation_id)
+
+
+def _still_live(
+    connection: Connection, collection_id: int, images: Sequence[ImageMetadata]
+) -> list[ImageMetadata]:
+    """Leave out those deleted meanwhile: a refresh has no vector to bring an image back with."""
+    live: set[str] = set()
+    columns = tables.images.c
+    for ids in chunks(image.image_id for image in images):
+        statement = select(columns.image_id).where(
+            columns.collection_id == collection_id, columns.image_id.in_(ids), columns.deleted_at.is_(None)
+        )
+        live.update(connection.scalars(statement))
+    return [image for image in images if image.image_id in live]
+
+
+def _write_vectors(connection: Connection, generation: Generation, upserts: Sequence[IndexedImage]) -> None:
+    if not upserts:
+        return
+    ids = [image.metadata.image_id for image in upserts]
+    blobs = pack_vectors([image.vector for image in upserts], ids, generation.model.dimension)
+    numbers = take_sequence_numbers(connection, generation.id, len(upserts))
+    rows = [
+        {
+            "generation_id": generation.id,
+            "image_id": image.metadata.image_id,
+            "seq": seq,
+            "sha256": image.metadata.sha256,
+            "vector": blob,
+        }
+        for image, seq, blob in zip(upserts, numbers, blobs, strict=True)
+    ]
+    insert_or_update(connection, tables.vectors, rows, ["seq", "sha256", "vector"])
+
+
+def _write_failures(
+    connection: Connection, collection_id: int, failures: Sequence[ImageFailure], moment: datetime
+) -> None:
+    if not failures:
+        return
+    rows = [_failure_row(collection_id, failure, moment) for failure in failures]
+    insert_or_update(
+        connection,
+        tables.failures,
+        rows,
+        ["source_uri", "etag", "reason", "message", "last_at"],
+        {"attempts": tables.failures.c.attempts + 1},
+    )
+
+
+def _failure_row(collection_id: int, failure: ImageFailure, moment: datetime) -> dict[str, Any]:
+    return {
+        "collection_id": collection_id,
+        "image_id": _writable(failure.image_id),
+        "source_uri": _writable(failure.source_uri),
+        "etag": _writable(failure.etag),
+        "reason": failure.reason,
+        "message": _writable(failure.message),
+        "attempts": 1,
+        "first_at": moment,
+        "last_at": moment,
+    }
+
+
+def _writable(text: str) -> str:
+    """The text as every database takes it: a failure must never be lost because of its own odd file name."""
+    return (
+        text
+        if storable_text(text)
+        else text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+    )

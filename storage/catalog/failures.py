@@ -1,0 +1,52 @@
+"""Failures: one row for each image that could not be indexed; commits write and clear them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from sqlalchemy import Connection, delete, func, select
+
+from storage.catalog import tables
+from storage.catalog.engine import Database
+from storage.catalog.records import FailureRecord
+from storage.catalog.statements import chunks
+
+_FAILURES = tables.failures.c
+
+
+class Failures:
+    """Reads and clears failures."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def count(self, collection_id: int) -> int:
+        """How many images of the collection could not be indexed."""
+        statement = (
+            select(func.count()).select_from(tables.failures).where(_FAILURES.collection_id == collection_id)
+        )
+        with self._database.read() as connection:
+            return connection.execute(statement).scalar_one()
+
+    def clear(self, collection_id: int, image_ids: Collection[str]) -> int:
+        """Forget the failures of these images; return how many there were."""
+        with self._database.write() as connection:
+            return clear_failures(connection, collection_id, image_ids)
+
+    def list(self, collection_id: int) -> list[FailureRecord]:
+        """Every failure of the collection, by image id."""
+        columns = [_FAILURES[name] for name in FailureRecord.__dataclass_fields__]
+        statement = (
+            select(*columns).where(_FAILURES.collection_id == collection_id).order_by(_FAILURES.image_id)
+        )
+        with self._database.read() as connection:
+            return [FailureRecord(**row) for row in connection.execute(statement).mappings()]
+
+
+def clear_failures(connection: Connection, collection_id: int, image_ids: Collection[str]) -> int:
+    """Delete these rows within the caller's transaction; return how many there were."""
+    cleared = 0
+    for ids in chunks(image_ids):
+        here = (_FAILURES.collection_id == collection_id, _FAILURES.image_id.in_(ids))
+        cleared += connection.execute(delete(tables.failures).where(*here)).rowcount
+    return cleared

@@ -1,0 +1,66 @@
+"""The changes feed: what was committed to a generation since a sequence number, in commit order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sqlalchemy import select
+
+from storage.catalog import tables
+from storage.catalog.engine import Database
+from storage.catalog.generations import find_generation
+from storage.catalog.records import ChangePage
+from storage.catalog.vector_bytes import unpack_vectors
+from storage.errors import CatalogError
+
+PAGE_CHANGES = 4096  # 8 MiB of 512-d vectors: large enough that a page's own cost vanishes
+
+_VECTORS = tables.vectors.c
+
+
+class Feed:
+    """Reads changes; a follower that keeps `last_seq` misses nothing; applying a page twice is harmless."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def changes(
+        self, generation_id: int, after_seq: int = 0, *, page: int = PAGE_CHANGES
+    ) -> Iterator[ChangePage]:
+        """Yield every change behind `after_seq` until there is none; no transaction stays open between pages.
+
+        An image changed again moves to its new number, so a follower sees its newest state only. Raises
+        GenerationClosed for an unknown generation, CatalogError when the follower is ahead of the catalog.
+        """
+        if page < 1:
+            raise CatalogError(f"a page holds at least one change, got {page}")
+        with self._database.read() as connection:
+            generation = find_generation(connection, generation_id)
+        if after_seq > generation.last_seq:
+            raise CatalogError(
+                f"the follower stands at change {after_seq}, the catalog only at {generation.last_seq}: "
+                "the catalog was restored from an older copy; rebuild what follows it"
+            )
+        while changes := self._rows(generation_id, after_seq, page):
+            after_seq = changes[-1][0]
+            yield _change_page(changes, generation.model.dimension)
+
+    def _rows(self, generation_id: int, after_seq: int, page: int) -> Sequence[tuple[int, str, bytes | None]]:
+        statement = (
+            select(_VECTORS.seq, _VECTORS.image_id, _VECTORS.vector)
+            .where(_VECTORS.generation_id == generation_id, _VECTORS.seq > after_seq)
+            .order_by(_VECTORS.seq)
+            .limit(page)
+        )
+        with self._database.read() as connection:
+            return connection.execute(statement).all()
+
+
+def _change_page(changes: Sequence[tuple[int, str, bytes | None]], dimension: int) -> ChangePage:
+    upserts = [(image_id, vector) for _, image_id, vector in changes if vector is not None]
+    return ChangePage(
+        last_seq=changes[-1][0],
+        upserted_ids=[image_id for image_id, _ in upserts],
+        vectors=unpack_vectors([vector for _, vector in upserts], dimension),
+        removed_ids=[image_id for _, image_id, vector in changes if vector is None],
+    )

@@ -1,0 +1,20 @@
+"""Runs the migrations on the connection that `storage.catalog.schema` hands over, inside its transaction.
+
+All or nothing: killed at any moment, a migration leaves the old schema. To write one, add a file to
+`versions` and its name to `schema.REVISIONS`; a test compares the result with `tables.py`.
+"""
+
+from __future__ import annotations
+
+from alembic import context
+
+from storage.catalog.engine import VERSION_TABLE
+from storage.catalog.tables import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    version_table=VERSION_TABLE,
+    render_as_batch=True,  # SQLite cannot alter columns: Alembic copies the table
+)
+context.run_migrations()

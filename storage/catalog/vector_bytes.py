@@ -1,0 +1,31 @@
+"""Vectors as they lie in the database: little-endian float32, dimension x 4 bytes each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from storage.catalog.records import Vectors
+from storage.errors import CatalogError
+from storage.vector_checks import check_vectors
+
+_STORED = np.dtype("<f4")
+
+
+def pack_vectors(vectors: Sequence[Vectors], image_ids: Sequence[str], dimension: int) -> list[bytes]:
+    """Each vector as bytes. Raises InvalidVector unless all are float32, unit length, of the dimension."""
+    rows = check_vectors(list(vectors), dimension, image_ids).astype(_STORED, copy=False)
+    data = memoryview(rows.tobytes())
+    size = dimension * _STORED.itemsize
+    return [bytes(data[start : start + size]) for start in range(0, len(data), size)]
+
+
+def unpack_vectors(blobs: Sequence[bytes], dimension: int) -> Vectors:
+    """The vectors as (n, dimension) float32, writable. Raises CatalogError when a row has another size."""
+    size = dimension * _STORED.itemsize
+    for blob in blobs:
+        if len(blob) != size:
+            raise CatalogError(f"the catalog is damaged: a vector of {len(blob)} bytes where {size} belong")
+    joined = bytearray().join(blobs)  # one copy, and numpy may write into a bytearray
+    return np.frombuffer(joined, dtype=_STORED).reshape(len(blobs), dimension).astype(np.float32, copy=False)

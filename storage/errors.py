@@ -1,0 +1,163 @@
+"""The root of every error of this project, and the errors that the keeping side raises.
+
+VisualSearchError
+├── SettingsError
+├── InvalidFilter
+├── StorageError
+│   ├── InvalidKey
+│   ├── ImageNotFound
+│   ├── ImageTooLarge
+│   ├── StorageDenied
+│   └── StorageUnavailable      (a retry can help)
+├── VectorIndexError
+│   ├── InvalidVector
+│   ├── DuplicateImageId
+│   ├── UnknownImageId
+│   └── IndexFileError
+├── CatalogError
+│   ├── CatalogUnavailable      (a retry can help)
+│   ├── SchemaMismatch
+│   ├── UnknownCollection
+│   ├── InvalidCollectionName
+│   ├── InvalidAttribute
+│   ├── GenerationClosed
+│   └── ModelMismatch
+└── pipeline.errors.PipelineError …
+"""
+
+from typing import ClassVar
+
+
+class VisualSearchError(Exception):
+    """The root: catching it catches every error this project raises on purpose."""
+
+    reason: ClassVar[str] = "error"  # stable code, recorded in `failures` and shown in JSON
+    retryable: ClassVar[bool] = False  # whether the same call may succeed later without any change
+
+
+class SettingsError(VisualSearchError):
+    """Raised by the settings: a value is missing or cannot be used. A retry cannot help."""
+
+    reason = "invalid_settings"
+
+
+class InvalidFilter(VisualSearchError):
+    """Raised when reading a filter: the text is none, or the filter is too large. A retry cannot help."""
+
+    reason = "invalid_filter"
+
+
+class StorageError(VisualSearchError):
+    """Raised by image storage: the root of what can go wrong with stored images."""
+
+    reason = "storage_error"
+
+
+class InvalidKey(StorageError):
+    """Raised by image storage: the key leaves the root or is no valid name. A retry cannot help."""
+
+    reason = "invalid_key"
+
+
+class ImageNotFound(StorageError):
+    """Raised by image storage: nothing is stored under this key. A retry cannot help."""
+
+    reason = "not_found"
+
+
+class ImageTooLarge(StorageError):
+    """Raised by image storage: the file is larger than the cap on bytes. A retry cannot help."""
+
+    reason = "too_large"
+
+
+class StorageDenied(StorageError):
+    """Raised by image storage: permission is missing, or the entry is no regular file. A retry cannot help."""
+
+    reason = "access_denied"
+
+
+class StorageUnavailable(StorageError):
+    """Raised by image storage: the disk or the S3 endpoint failed or did not answer. A retry can help."""
+
+    reason = "storage_unavailable"
+    retryable = True
+
+
+class VectorIndexError(VisualSearchError):
+    """Raised by the vector index: the root of what can go wrong with vectors."""
+
+    reason = "index_error"
+
+
+class InvalidVector(VectorIndexError):
+    """Raised by the vector index: wrong shape or dtype, not finite, or not of unit length. A retry cannot help."""
+
+    reason = "invalid_vector"
+
+
+class DuplicateImageId(VectorIndexError):
+    """Raised by the vector index: the id is there already, or twice in one call. Use upsert to replace."""
+
+    reason = "duplicate_id"
+
+
+class UnknownImageId(VectorIndexError):
+    """Raised by index and catalog: no image has this id. A retry cannot help."""
+
+    reason = "unknown_id"
+
+
+class IndexFileError(VectorIndexError):
+    """Raised when loading a saved index: missing, damaged, foreign, or of another model. Rebuild it instead."""
+
+    reason = "index_file"
+
+
+class CatalogError(VisualSearchError):
+    """Raised by the SQL catalog: the root of what can go wrong with it."""
+
+    reason = "catalog_error"
+
+
+class CatalogUnavailable(CatalogError):
+    """Raised by the SQL catalog: the database cannot be opened, is locked or went away. A retry can help."""
+
+    reason = "catalog_unavailable"
+    retryable = True
+
+
+class SchemaMismatch(CatalogError):
+    """Raised when opening the catalog: its schema is older or newer than this program. Migrate or upgrade."""
+
+    reason = "schema_mismatch"
+
+
+class UnknownCollection(CatalogError):
+    """Raised by the SQL catalog: no collection has this name. A retry cannot help."""
+
+    reason = "unknown_collection"
+
+
+class InvalidCollectionName(CatalogError):
+    """Raised when making a collection: the name is none of a-z, 0-9, - and _. A retry cannot help."""
+
+    reason = "invalid_collection_name"
+
+
+class InvalidAttribute(CatalogError):
+    """Raised before storing attributes: a name or value that cannot be filtered exactly. No retry helps."""
+
+    reason = "invalid_attribute"
+
+
+class GenerationClosed(CatalogError):
+    """Raised by the SQL catalog: no such generation, or it is retired and takes no more commits."""
+
+    reason = "generation_closed"
+
+
+class ModelMismatch(CatalogError):
+    """Raised when vectors of two models would mix in one generation. Use another collection or reindex."""
+
+    reason = "model_mismatch"

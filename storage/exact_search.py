@@ -1,0 +1,139 @@
+"""Exact k nearest neighbours, chosen and ordered from the approximate candidates of an engine (FAISS).
+
+FAISS's float32 distances differ in the last bits between its code paths (BLAS for batches, none for one
+query), so they only choose candidates; what is answered is computed here. Knows numpy only: no FAISS, no
+lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from storage.vector_checks import Positions, Vectors
+
+Distances = np.ndarray[Any, np.dtype[np.float64]]
+
+MARGIN = 16  # candidates fetched above k, so that a near tie at the cut seldom needs a second search
+GROWTH = 4  # how many times more are fetched when the tie at the cut goes on
+MAX_FETCHED = 4_000_000  # candidates held at once for a batch (about 50 MB)
+BLOCK_ROWS = 256  # 512-d rows worked on at once: 1 MiB of float64 stays in the processor's cache
+
+
+class Hit(NamedTuple):
+    """One image found; the distance is squared L2 (0 = same vector, 4 = opposite)."""
+
+    image_id: str
+    distance: float
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What a search looks at: the (n, d) rows with their ids, and which of the rows it may answer.
+
+    `allowed` (None: all) and `dropped` are sorted row numbers; the few dropped ones are skipped after the
+    fetch.
+    """
+
+    rows: Vectors
+    image_ids: Sequence[str]
+    allowed: Positions | None
+    dropped: Positions
+
+    @property
+    def size(self) -> int:
+        """How many rows an engine can return, the dropped ones included."""
+        return len(self.rows) if self.allowed is None else len(self.allowed)
+
+
+Fetch = Callable[[SearchSpace, Vectors, int], tuple[Vectors, Positions]]
+"""An engine: for (n, d) queries the (n, m) float32 distances and row numbers of the m nearest rows."""
+
+
+def exact_search(space: SearchSpace, queries: Vectors, k: int, fetch: Fetch) -> list[list[Hit]]:
+    """Return for each of the (n, d) queries its k nearest hits, or all, by distance and then image id."""
+    return _search(space, queries, k, fetch, k + len(space.dropped) + MARGIN)
+
+
+def _search(space: SearchSpace, queries: Vectors, k: int, fetch: Fetch, wanted: int) -> list[list[Hit]]:
+    if wanted >= space.size:
+        return [_scan(space, query, k) for query in queries]
+    block = max(1, MAX_FETCHED // wanted)
+    answers: list[list[Hit]] = []
+    for start in range(0, len(queries), block):
+        answers += _search_block(space, queries[start : start + block], k, fetch, wanted)
+    return answers
+
+
+def _search_block(space: SearchSpace, queries: Vectors, k: int, fetch: Fetch, wanted: int) -> list[list[Hit]]:
+    distances, positions = fetch(space, queries, wanted)
+    reach = distances.max(axis=1).astype(np.float64) - float32_slack(
+        queries.shape[1]
+    )  # beyond it nothing is missing
+    answers = [_hits(space, query, k, found) for query, found in zip(queries, positions, strict=True)]
+    unsure = [row for row, hits in enumerate(answers) if hits[-1].distance >= reach[row]]
+    if unsure:
+        again = _search(space, queries[unsure], k, fetch, wanted * GROWTH)
+        for row, hits in zip(unsure, again, strict=True):
+            answers[row] = hits
+    return answers
+
+
+def _scan(space: SearchSpace, query: Vectors, k: int) -> list[Hit]:
+    everything = np.arange(len(space.rows)) if space.allowed is None else space.allowed
+    return _hits(space, query, k, everything)
+
+
+def _hits(space: SearchSpace, query: Vectors, k: int, positions: Positions) -> list[Hit]:
+    if len(space.dropped):
+        positions = positions[~np.isin(positions, space.dropped)]
+    return nearest_hits(positions, squared_distances(space.rows, positions, query), k, space.image_ids)
+
+
+def nearest_hits(positions: Positions, distances: Distances, k: int, image_ids: Sequence[str]) -> list[Hit]:
+    """Return the k nearest of the (m,) candidates, or all, by distance and, where equal, by image id."""
+    if len(distances) > k:
+        within = distances <= np.partition(distances, k - 1)[k - 1]  # the k-th and all that tie with it
+        positions, distances = positions[within], distances[within]
+    ids = [image_ids[position] for position in positions.tolist()]
+    ranked = sorted(zip(distances.tolist(), ids, strict=True))
+    return [Hit(image_id, distance) for distance, image_id in ranked[:k]]
+
+
+def float32_slack(dimension: int) -> float:
+    """How far a float32 squared distance between unit vectors can be from the true one, however summed.
+
+    |x|^2 + |y|^2 - 2xy rounds at most 4 x dimension times by 2^-24 of its terms' sum (Higham, Accuracy and
+    Stability of Numerical Algorithms, 3.1); 5 covers lengths up to 1 + 1e-3 and the last few additions.
+    """
+    return 5.0 * (dimension + 8) * 2.0**-24
+
+
+def squared_distances(rows: Vectors, positions: Positions, query: Vectors) -> Distances:
+    """Squared L2 from the (d,) query to rows[positions], (m,) float64; the same to the bit for equal vectors.
+
+    Adds by halves with element-wise operations only, so that the dimension alone fixes the order of additions
+    (numpy's own sums may split a row differently according to where it lies).
+    """
+    distances = np.empty(len(positions), dtype=np.float64)
+    exact_query = query.astype(np.float64)
+    for start in range(0, len(positions), BLOCK_ROWS):
+        squares = np.subtract(rows[positions[start : start + BLOCK_ROWS]], exact_query, dtype=np.float64)
+        np.multiply(squares, squares, out=squares)
+        distances[start : start + BLOCK_ROWS] = _sum_by_halves(squares)
+    return distances
+
+
+def _sum_by_halves(values: Distances) -> Distances:
+    """Sum each row of the (m, d) values, overwriting them."""
+    width = values.shape[1]
+    while width > 1:
+        half = width // 2
+        np.add(values[:, :half], values[:, half : 2 * half], out=values[:, :half])
+        if width % 2:
+            values[:, 0] += values[:, width - 1]
+        width = half
+    return values[:, 0]

@@ -1,0 +1,55 @@
+"""The seam of image storage: six verbs over keys. Knows no implementation and never decodes an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+DEFAULT_MAX_IMAGE_BYTES = 100 * 1024 * 1024  # a 100-megapixel camera JPEG is about 60 MB
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """One stored object; `etag` changes when the content may have; `modified_at` is seconds since 1970."""
+
+    key: str
+    uri: str
+    etag: str
+    size_bytes: int
+    modified_at: float
+
+
+class StorageBackend(Protocol):
+    """Bytes under keys. Keys are relative POSIX paths (`cats/tom.jpg`); every error is a `StorageError`."""
+
+    def put(self, key: str, data: bytes) -> StoredObject:
+        """Store the bytes under the key, all or nothing, replacing what was there."""
+        ...
+
+    def get(self, key: str) -> bytes:
+        """Read all bytes. Raises ImageNotFound; ImageTooLarge as soon as the cap is passed while reading."""
+        ...
+
+    def stat(self, key: str) -> StoredObject:
+        """Describe one object as `list` would, without reading it. Raises ImageNotFound."""
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Whether a readable image is stored under the key."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove the key. Raises ImageNotFound when nothing is there."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+        """Yield every object whose key starts with the prefix, in key order, with flat memory."""
+        ...
+
+    def uri(self, key: str) -> str:
+        """The address under which the key is recorded, e.g. file:///photos/tom.jpg or s3://bucket/tom.jpg.
+
+        Every such address starts with `uri("")`, the address of the store itself, which ends in a slash.
+        """
+        ...

@@ -1,0 +1,86 @@
+"""The data models that every part shares: images, vectors, and the identity of the model that made them."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
+
+AttributeValue = str | int | float | bool | None | list[str]
+Attributes = dict[str, AttributeValue]
+
+
+class ModelIdentity(BaseModel):
+    """Which model made a vector: vectors are comparable only if every field agrees."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    name: str
+    revision: str  # hub commit, or "local" / "builtin"
+    weights_fingerprint: str  # sha256 hex over the weight files (or over the code version of a built-in)
+    preprocessing_fingerprint: str  # sha256 hex over everything that turns a picture or text into the model's input
+    dimension: int = Field(gt=0)
+
+    @property
+    def fingerprint(self) -> str:
+        """One sha256 hex over all fields."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.dimension}-d, {self.fingerprint[:12]})"
+
+
+class ImageMetadata(BaseModel):
+    """What is known of one image; width and height are in pixels after EXIF orientation."""
+
+    model_config = ConfigDict(frozen=True)
+
+    image_id: str = Field(min_length=1, max_length=1024)
+    source_uri: str = ""
+    etag: str = ""
+    sha256: str = ""
+    width: int = 0
+    height: int = 0
+    format: str = ""
+    bytes: int = 0
+    attributes: Attributes = Field(default_factory=dict)
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+    @field_validator("image_id")
+    @classmethod
+    def _no_control_characters(cls, value: str) -> str:
+        if any(ord(character) < 32 or ord(character) == 127 for character in value):
+            message = "an image id holds no control characters"
+            raise ValueError(message)
+        return value
+
+
+class EmbeddingVector(BaseModel):
+    """One image's vector: (dimension,) float32 of unit length, with the model that made it."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    image_id: str
+    vector: np.ndarray[Any, np.dtype[np.float32]]
+    model: ModelIdentity | None = None
+
+    @field_validator("vector", mode="before")
+    @classmethod
+    def _as_float32(cls, value: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
+        array = np.asarray(value, dtype=np.float32)
+        if array.ndim != 1 or not np.isfinite(array).all():
+            message = f"a vector is one row of finite numbers, got shape {array.shape}"
+            raise ValueError(message)
+        return array
+
+    @field_serializer("vector")
+    def _as_list(self, value: np.ndarray[Any, np.dtype[np.float32]]) -> list[float]:
+        return [float(number) for number in value]
+
+    @property
+    def dimension(self) -> int:
+        return int(self.vector.shape[0])

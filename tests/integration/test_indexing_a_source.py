@@ -1,0 +1,282 @@
+"""Indexing a folder (and a bucket) into a collection with `baseline`: outcomes, resume, failures, audit."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+from pictures import jpeg, write_photos
+
+from pipeline.errors import InvalidQuery
+from pipeline.indexing.report import IndexReport
+from storage.errors import ModelMismatch, StorageError, StorageUnavailable, UnknownCollection, UnknownImageId
+from storage.images.local import LocalStorage
+from storage.settings import Settings
+from visual_search.collection import ImageCollection, Query, SourceSelection
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(
+        data_dir=tmp_path / "data", model="baseline", fetch_threads=3, batch_size=4, commit_images=5
+    )
+
+
+@pytest.fixture
+def collection(settings):
+    with ImageCollection(settings=settings) as opened:
+        yield opened
+
+
+def _outcomes(report: IndexReport) -> dict[str, int]:
+    return {name: count for name, count in report.counts().items() if count and name != "listed"}
+
+
+def test_every_image_of_a_folder_is_indexed_and_found_by_itself(collection, photos):
+    keys = write_photos(photos, 13)
+    report = collection.index(photos)
+    assert (report.listed, _outcomes(report)) == (13, {"indexed": 13})
+    assert [image.image_id for image in collection.images()] == keys
+    for key in keys:
+        best = collection.search(Query(image=photos / key))[0]
+        assert best.image_id == key
+        assert best.score == pytest.approx(1.0, abs=1e-6)
+    assert collection.audit(photos).clean
+
+
+def test_a_second_run_embeds_nothing_and_loads_no_model(collection, settings, photos):
+    write_photos(photos, 7)
+    collection.index(photos)
+    with ImageCollection(settings=settings) as again:
+        report = again.index(photos)
+        assert _outcomes(report) == {"unchanged": 7}
+        assert "embedding_service" not in vars(again)
+        assert again.generation.last_seq == 7
+
+
+def test_new_changed_and_touched_files_are_told_apart(collection, photos):
+    write_photos(photos, 6)
+    collection.index(photos)
+    before = collection.search_service.index.reconstruct("odd/01.jpg")
+    (photos / "odd" / "01.jpg").write_bytes(jpeg(100))
+    os.utime(photos / "odd" / "03.jpg", (1, 1))
+    (photos / "new.jpg").write_bytes(jpeg(101))
+    report = collection.index(photos)
+    assert _outcomes(report) == {"indexed": 2, "refreshed": 1, "unchanged": 4}
+    assert not np.allclose(collection.search_service.index.reconstruct("odd/01.jpg"), before)
+    assert len(collection.search_service.index) == 7
+
+
+def test_equal_content_under_other_names_is_embedded_once(collection, photos):
+    write_photos(photos, 5)
+    for number in range(9):
+        shutil.copyfile(photos / "even" / "00.jpg", photos / f"copy-{number}.jpg")
+    report = collection.index(photos)
+    assert _outcomes(report) == {"indexed": 5, "reused": 9}
+    shutil.copyfile(photos / "odd" / "01.jpg", photos / "later-copy.jpg")
+    assert _outcomes(collection.index(photos)) == {"reused": 1, "unchanged": 14}
+    copy = collection.image("later-copy.jpg")
+    original = collection.image("odd/01.jpg")
+    assert (copy.sha256, copy.width, copy.format) == (original.sha256, original.width, original.format)
+
+
+def test_one_bad_image_is_recorded_with_its_reason_and_harms_nothing_else(collection, photos):
+    write_photos(photos, 6)
+    (photos / "broken.jpg").write_bytes(jpeg(1)[:400])
+    (photos / "notes.png").write_text("not a picture")
+    (photos / "empty.jpg").touch()
+    report = collection.index(photos)
+    assert _outcomes(report) == {"indexed": 6, "failed": 3}
+    assert report.failures_by_reason == {"corrupt": 1, "empty": 1, "unsupported_format": 1}
+    recorded = {failure.image_id: failure.reason for failure in collection.failures()}
+    assert recorded == {"broken.jpg": "corrupt", "notes.png": "unsupported_format", "empty.jpg": "empty"}
+    audit = collection.audit(photos)
+    assert audit.clean
+    assert audit.by_problem() == {"failed": 3}
+
+
+def test_equal_broken_files_each_have_their_own_failure(collection, photos):
+    for name in ("a", "b", "c"):
+        (photos / f"{name}.jpg").write_bytes(jpeg(1)[:400])
+    assert _outcomes(collection.index(photos)) == {"failed": 3}
+    assert [failure.image_id for failure in collection.failures()] == ["a.jpg", "b.jpg", "c.jpg"]
+
+
+def test_failures_are_retried_mended_or_dropped_when_their_file_is_gone(collection, photos):
+    write_photos(photos, 2)
+    for name in ("mended", "still-broken", "removed"):
+        (photos / f"{name}.jpg").write_bytes(jpeg(1)[:400] + name.encode())
+    collection.index(photos)
+    (photos / "mended.jpg").write_bytes(jpeg(50))
+    (photos / "removed.jpg").unlink()
+    report = collection.retry_failures()
+    assert (report.retried, report.indexed, report.failed, report.gone) == (2, 1, 1, ["removed.jpg"])
+    (failure,) = collection.failures()
+    assert (failure.image_id, failure.attempts) == ("still-broken.jpg", 2)
+    assert collection.image("mended.jpg").source_uri == (photos / "mended.jpg").resolve().as_uri()
+
+
+def test_a_deleted_image_is_not_found_and_stays_deleted_until_it_is_asked_back(collection, photos):
+    keys = write_photos(photos, 4)
+    collection.index(photos)
+    assert collection.delete_images([keys[0]]) == 1
+    assert keys[0] not in collection.search(Query(image_id=keys[1])).image_ids
+    assert _outcomes(collection.index(photos)) == {"deleted": 1, "unchanged": 3}
+    audit = collection.audit(photos)
+    assert audit.clean
+    assert audit.by_problem() == {"deleted": 1}
+    with pytest.raises(UnknownImageId):
+        collection.image(keys[0])
+    assert _outcomes(collection.index(photos, restore_deleted=True)) == {"indexed": 1, "unchanged": 3}
+    assert collection.image(keys[0]).image_id == keys[0]
+
+
+def test_two_sources_that_claim_one_id_do_not_overwrite_each_other(collection, photos, tmp_path):
+    write_photos(photos, 2)
+    other = tmp_path / "other"
+    write_photos(other, 2, first_seed=50)
+    collection.index(photos)
+    report = collection.index(other)
+    assert report.failures_by_reason == {"id_taken": 2}
+    assert collection.image("even/00.jpg").source_uri == (photos / "even" / "00.jpg").resolve().as_uri()
+    assert _outcomes(collection.index(other, SourceSelection(id_prefix="other/"))) == {"indexed": 2}
+    assert collection.audit(photos).clean
+    assert collection.audit(other, SourceSelection(id_prefix="other/")).clean
+
+
+def test_a_moved_folder_is_recognised_by_its_content(collection, photos, tmp_path):
+    write_photos(photos, 3)
+    collection.index(photos)
+    moved = tmp_path / "moved"
+    photos.rename(moved)
+    assert _outcomes(collection.index(moved)) == {"refreshed": 3}
+    assert collection.image("odd/01.jpg").source_uri == (moved / "odd" / "01.jpg").resolve().as_uri()
+    assert collection.audit(moved).clean
+
+
+def test_attributes_come_from_a_sidecar_and_their_change_needs_no_embedding(collection, photos, tmp_path):
+    write_photos(photos, 4)
+    sidecar = tmp_path / "labels.csv"
+    sidecar.write_text("image_id,label\neven/00.jpg,sky\nodd/01.jpg,sea\nnowhere.jpg,sea\n")
+    selection = SourceSelection(attributes_file=sidecar)
+    report = collection.index(photos, selection)
+    assert (_outcomes(report), report.attributes_unused) == ({"indexed": 4}, 1)
+    assert collection.image("odd/01.jpg").attributes == {"label": "sea"}
+    sidecar.write_text("image_id,label\neven/00.jpg,sky\nodd/01.jpg,lake\n")
+    assert _outcomes(collection.index(photos, selection)) == {"refreshed": 1, "unchanged": 3}
+    assert collection.image("odd/01.jpg").attributes == {"label": "lake"}
+    collection.index(photos)  # without a sidecar, what is known stays
+    assert collection.image("odd/01.jpg").attributes == {"label": "lake"}
+
+
+def test_include_and_exclude_choose_files(collection, photos):
+    write_photos(photos, 6)
+    (photos / "notes.txt").write_text("no image ending: not listed")
+    selection = SourceSelection(include=["even/*"], exclude=["*/04.jpg"])
+    assert collection.index(photos, selection).listed == 2
+    assert collection.audit(photos, selection).clean
+    audit = collection.audit(photos)
+    assert not audit.clean
+    assert audit.by_problem() == {"not_indexed": 4}
+
+
+def test_the_audit_names_changed_files_and_images_whose_source_is_gone(collection, photos):
+    keys = write_photos(photos, 4)
+    collection.index(photos)
+    (photos / keys[0]).write_bytes(jpeg(77))
+    (photos / keys[1]).unlink()
+    audit = collection.audit(photos)
+    assert not audit.clean
+    assert {finding.image_id: finding.problem for finding in audit.findings} == {
+        keys[0]: "changed",
+        keys[1]: "source_gone",
+    }
+
+
+def test_a_collection_keeps_its_model(collection, settings, photos, tmp_path):
+    write_photos(photos, 2)
+    collection.index(photos)
+    other = settings.model_copy(update={"model": str(tmp_path / "another-checkpoint")})
+    with (
+        ImageCollection(settings=other) as mistaken,
+        pytest.raises(ModelMismatch, match="another --collection"),
+    ):
+        mistaken.index(photos)
+
+
+def test_an_empty_or_unknown_collection_says_what_to_do(collection, settings, tmp_path):
+    with pytest.raises(InvalidQuery, match="visual-search index"):
+        collection.search(Query(image_id="x"))
+    with pytest.raises(UnknownCollection):
+        ImageCollection("never-made", settings=settings, create=False)
+    nowhere = settings.model_copy(update={"data_dir": tmp_path / "nowhere"})
+    with pytest.raises(UnknownCollection, match="nothing is indexed"):
+        ImageCollection(settings=nowhere, create=False)
+
+
+def test_a_missing_folder_is_an_error_and_the_run_is_recorded_as_failed(collection, tmp_path):
+    with pytest.raises(StorageError):
+        collection.index(tmp_path / "none")
+    write_photos(tmp_path / "photos", 1)
+    collection.index(tmp_path / "photos")
+    assert [job.state for job in collection.catalog.jobs.list(collection.record.id, 5)] == ["finished"]
+
+
+def test_an_interrupted_run_keeps_what_was_ready_and_says_so(collection, photos):
+    write_photos(photos, 12)
+
+    def interrupt(report: IndexReport) -> None:
+        if report.indexed >= 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        collection.index(photos, on_progress=interrupt)
+    (job,) = collection.catalog.jobs.list(collection.record.id, 5)
+    assert job.state == "interrupted"
+    kept = len(collection.search_service.index)
+    assert 5 <= kept < 12
+    assert _outcomes(collection.index(photos)) == {"indexed": 12 - kept, "unchanged": kept}
+
+
+def test_a_source_that_is_down_stops_the_run_instead_of_failing_every_image(collection, photos, monkeypatch):
+    write_photos(photos, 60)
+
+    def down(self, key):
+        raise StorageUnavailable("the disk does not answer")
+
+    monkeypatch.setattr(LocalStorage, "get", down)
+    with pytest.raises(StorageUnavailable):
+        collection.index(photos)
+    assert len(collection.failures()) < 60
+    monkeypatch.undo()
+    assert collection.index(photos).done == 60
+    assert collection.failures() == []
+
+
+def test_a_bucket_gives_the_same_vectors_as_a_folder(settings, photos, s3_bucket, tmp_path):
+    import boto3
+
+    keys = write_photos(photos, 5)
+    client = boto3.client("s3", endpoint_url=s3_bucket.endpoint_url)
+    for key in keys:
+        client.upload_file(str(photos / key), s3_bucket.name, f"holiday/{key}")
+    with (
+        ImageCollection("folder", settings=settings) as folder,
+        ImageCollection("s3", settings=settings) as bucket,
+    ):
+        folder.index(photos)
+        assert _outcomes(bucket.index(f"s3://{s3_bucket.name}/holiday")) == {"indexed": 5}
+        assert _outcomes(bucket.index(f"s3://{s3_bucket.name}/holiday")) == {"unchanged": 5}
+        assert bucket.audit(f"s3://{s3_bucket.name}/holiday").clean
+        np.testing.assert_array_equal(
+            folder.search_service.index.reconstruct_many(keys),
+            bucket.search_service.index.reconstruct_many(keys),
+        )
+        assert bucket.reader().read(bucket.image(keys[0]).source_uri) == (photos / keys[0]).read_bytes()

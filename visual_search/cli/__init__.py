@@ -1,0 +1,1 @@
+"""The `visual-search` command: one file per command, thin shells over `ImageCollection`."""

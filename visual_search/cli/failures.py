@@ -1,0 +1,69 @@
+"""`visual-search failures`: every image that could not be indexed, why, and another try."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import typer
+
+from visual_search.cli.options import (
+    AsJson,
+    CollectionName,
+    ConfigFile,
+    DataDir,
+    open_existing,
+    settings_from,
+)
+from visual_search.cli.output import ExitCode, console, print_json, print_table
+from visual_search.cli.progress import indexing_progress
+
+app = typer.Typer(
+    help="Images that could not be indexed: list them with their reasons, try again.", no_args_is_help=True
+)
+
+
+@app.command("list", epilog="`visual-search failures list --json`")
+def list_(
+    *,
+    collection: CollectionName = None,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """List every image that could not be indexed, with its reason."""
+    with open_existing(settings_from(config, data_dir), collection) as images:
+        found = images.failures()
+    if as_json:
+        print_json([asdict(failure) for failure in found])
+        return
+    rows = [(one.image_id, one.reason, str(one.attempts), one.message) for one in found]
+    if rows:
+        print_table(["image", "reason", "attempts", "message"], rows)
+    console().print(f"{len(found)} failures")
+
+
+@app.command("retry", epilog="`visual-search failures retry --collection shop`")
+def retry(
+    *,
+    collection: CollectionName = None,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Try every failed image again; those whose file is gone are dropped from the list."""
+    with open_existing(settings_from(config, data_dir), collection) as images:
+        with indexing_progress(None, quiet=as_json) as show:
+            report = images.retry_failures(show)
+        remaining = images.failures()
+    if as_json:
+        print_json(report.model_dump())
+    else:
+        console().print(
+            f"{report.retried} tried again: {report.indexed} indexed, {report.failed} failed; "
+            f"{len(report.gone)} dropped because their file is gone"
+        )
+        for failure in remaining[:10]:
+            console().print(
+                f"  {failure.image_id}: {failure.reason}: {failure.message}", markup=False, soft_wrap=True
+            )
+    raise typer.Exit(ExitCode.SOME_IMAGES_FAILED if report.failed else ExitCode.ALL_GOOD)

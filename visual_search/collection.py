@@ -1,0 +1,295 @@
+"""The embedded mode: one object for a collection in a data folder; index, search, evaluate, audit, no server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+from pipeline.audit import AuditReport, audit_source
+from pipeline.decode import DecodeLimits
+from pipeline.embedding_service import EmbeddingService, ImageInput
+from pipeline.errors import InvalidQuery
+from pipeline.evaluate import EvaluationResult, evaluate_model
+from pipeline.indexing.context import IndexingContext, IndexOptions
+from pipeline.indexing.report import IndexReport
+from pipeline.indexing.retry import RetryReport, retry_failures
+from pipeline.indexing.run import index_source
+from pipeline.indexing.sidecar import read_sidecar
+from pipeline.indexing.source import Source
+from pipeline.replica import IndexReplica
+from pipeline.rerank import RerankOptions
+from pipeline.results import SearchResults
+from pipeline.search import NearestNeighborSearch
+from storage.catalog import Catalog, CollectionRecord, FailureRecord, Generation, JobState
+from storage.errors import ModelMismatch, UnknownCollection
+from storage.filters import Filter
+from storage.images.locate import ImageReader, open_source
+from storage.records import ImageMetadata
+from storage.settings import Settings, load_settings
+
+Progress = Callable[[IndexReport], None]
+
+
+@dataclass(frozen=True)
+class SourceSelection:
+    """Which files of a source are meant, under which ids, with which attributes.
+
+    `include` and `exclude` are shell patterns over the path inside the source; `attributes_file` is a CSV or
+    JSON Lines sidecar.
+    """
+
+    id_prefix: str = ""
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    attributes_file: Path | None = None
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to look for: exactly one of an image, a stored image's id, or words."""
+
+    image: ImageInput | None = field(default=None, repr=False)
+    image_id: str | None = None
+    text: str | None = None
+
+    def __post_init__(self) -> None:
+        if sum(part is not None for part in (self.image, self.image_id, self.text)) != 1:
+            raise InvalidQuery("ask with exactly one of: an image, an image id, a text")
+
+
+class ImageCollection:
+    """A collection of indexed images in a data folder: SQLite holds the truth, this object the index in memory.
+
+    Use it as a context manager, or call `close`. Settings not given come from the environment and the TOML file
+    (docs/configuration.md). `create=False` raises UnknownCollection instead of making a new collection.
+    """
+
+    def __init__(
+        self, name: str | None = None, *, settings: Settings | None = None, create: bool = True
+    ) -> None:
+        self.settings = settings or load_settings()
+        self.name = name or self.settings.collection
+        if not create and not self.settings.catalog_path.exists():
+            raise UnknownCollection(
+                f"nothing is indexed in {self.settings.data_dir} yet: "
+                "run `visual-search index FOLDER`, or name another --data-dir"
+            )
+        self.catalog = Catalog.open(self.settings.catalog_path)
+        try:
+            self.record: CollectionRecord = (
+                self.catalog.collections.ensure(self.name)
+                if create
+                else self.catalog.collections.get(self.name)
+            )
+        except Exception:
+            self.catalog.close()
+            raise
+        self._replica: IndexReplica | None = None
+
+    def __enter__(self) -> ImageCollection:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the catalog; the object is done."""
+        self.catalog.close()
+
+    # -- indexing ---------------------------------------------------------------------------------------------
+
+    def index(
+        self,
+        address: str | Path,
+        selection: SourceSelection | None = None,
+        *,
+        restore_deleted: bool = False,
+        on_progress: Progress | None = None,
+    ) -> IndexReport:
+        """Index a folder or s3://bucket/prefix; what is unchanged is skipped, one bad image fails alone.
+
+        Stopped at any moment, the same call resumes. Raises StorageError when the source cannot be listed.
+        """
+        source = self.source(address, selection)
+        options = {
+            "include": list(source.include),
+            "exclude": list(source.exclude),
+            "id_prefix": source.id_prefix,
+        }
+        job_id = self.catalog.jobs.start(self.record.id, "index", source.backend.uri(""), options)
+        report = IndexReport()
+
+        def note(progress: IndexReport) -> None:
+            nonlocal report
+            report = progress
+            if on_progress is not None:
+                on_progress(progress)
+
+        state: JobState = "failed"
+        try:
+            context = self._context(IndexOptions(restore_deleted=restore_deleted), note)
+            report = index_source(context, source)
+            state = "finished"
+        except KeyboardInterrupt:
+            state = "interrupted"
+            raise
+        finally:
+            self.catalog.jobs.finish(job_id, state, report.counts())
+        return report
+
+    def source(self, address: str | Path, selection: SourceSelection | None = None) -> Source:
+        """The source at that address, as `index` and `audit` see it."""
+        chosen = selection or SourceSelection()
+        return Source(
+            backend=open_source(address, max_bytes=self.settings.max_image_bytes),
+            id_prefix=chosen.id_prefix,
+            include=tuple(chosen.include),
+            exclude=tuple(chosen.exclude),
+            attributes=read_sidecar(chosen.attributes_file) if chosen.attributes_file else None,
+        )
+
+    def retry_failures(self, on_progress: Progress | None = None) -> RetryReport:
+        """Try again every image that stands in `failures`; those whose file is gone are dropped from it."""
+        context = self._context(IndexOptions(), on_progress or (lambda _report: None))
+        return retry_failures(context, self.settings.max_image_bytes)
+
+    def _context(self, options: IndexOptions, on_progress: Progress) -> IndexingContext:
+        return IndexingContext(
+            catalog=self.catalog,
+            generation=self._generation_or_new(),
+            service=lambda: self.embedding_service,
+            options=IndexOptions(
+                batch_size=self.settings.batch_size,
+                fetch_threads=self.settings.fetch_threads,
+                commit_images=self.settings.commit_images,
+                restore_deleted=options.restore_deleted,
+            ),
+            on_progress=on_progress,
+        )
+
+    # -- the model --------------------------------------------------------------------------------------------
+
+    @property
+    def generation(self) -> Generation | None:
+        """The active generation, None while the collection is empty and no model is bound to it."""
+        return self.catalog.generations.active(self.record.id)
+
+    @cached_property
+    def embedding_service(self) -> EmbeddingService:
+        """The model of this collection, loaded at first use. Raises ModelMismatch when its files changed."""
+        generation = self.generation
+        name = generation.model.name if generation is not None else self.settings.model
+        service = EmbeddingService(
+            name,
+            device=self.settings.device,
+            dtype=self.settings.dtype,
+            batch_size=self.settings.batch_size,
+            limits=DecodeLimits(
+                max_bytes=self.settings.max_image_bytes, max_pixels=self.settings.max_image_pixels
+            ),
+        )
+        if generation is not None and generation.model != service.identity:
+            raise ModelMismatch(
+                f"collection '{self.name}' holds vectors of {generation.model}, but '{name}' is now "
+                f"{service.identity}: restore that checkpoint, or index into another --collection"
+            )
+        return service
+
+    def _generation_or_new(self) -> Generation:
+        generation = self.generation
+        wanted = self.settings.model
+        if generation is None:
+            return self.catalog.generations.ensure_active(self.record.id, self.embedding_service.identity)
+        if "model" in self.settings.model_fields_set and wanted != generation.model.name:
+            raise ModelMismatch(
+                f"collection '{self.name}' holds vectors of {generation.model}, not of '{wanted}': vectors of two "
+                "models cannot be compared. Leave --model out, or index into another --collection"
+            )
+        return generation
+
+    # -- searching --------------------------------------------------------------------------------------------
+
+    @property
+    def search_service(self) -> NearestNeighborSearch:
+        """Exact search over everything committed until now. Raises InvalidQuery while nothing is indexed."""
+        generation = self.generation
+        if generation is None:
+            raise InvalidQuery(f"collection '{self.name}' is empty: run `visual-search index FOLDER` first")
+        if self._replica is None or self._replica.generation.id != generation.id:
+            self._replica = IndexReplica(self.catalog, generation)
+        self._replica.catch_up()
+        return NearestNeighborSearch(
+            self._replica.index,
+            metadata=lambda ids: self.catalog.images.get_many(self.record.id, ids),
+        )
+
+    def search(self, query: Query, options: RerankOptions | None = None) -> SearchResults:
+        """Answer one query, reranked; pages are full while anything matches. See RerankOptions."""
+        chosen = options or RerankOptions()
+        service = self.search_service
+        exclude: Sequence[str] = ()
+        if query.image_id is not None:
+            vector = service.index.reconstruct(query.image_id)
+            exclude, query_id = [query.image_id], query.image_id
+        elif query.text is not None:
+            vector, query_id = self.embedding_service.embed_text(query.text), query.text
+        else:
+            assert query.image is not None  # noqa: S101 - Query checks it
+            vector = self.embedding_service.embed_image(query.image)
+            query_id = str(query.image) if isinstance(query.image, (str, Path)) else "image"
+        only = (
+            None if chosen.filter is None else self.catalog.images.matching_ids(self.record.id, chosen.filter)
+        )
+        return service.search_page(vector, chosen, query_id=query_id, only=only, exclude=exclude)
+
+    def evaluate(
+        self,
+        dataset_path: str | Path,
+        k_values: Sequence[int] = (1, 5, 10, 20),
+        output_path: Path | None = None,
+    ) -> EvaluationResult:
+        """Measure the collection on a ground truth file. Raises EvaluationError when it is broken."""
+        return evaluate_model(
+            search_service=self.search_service,
+            dataset_path=dataset_path,
+            k_values=k_values,
+            output_path=output_path,
+        )
+
+    # -- what is there ----------------------------------------------------------------------------------------
+
+    def images(
+        self, *, prefix: str = "", filter_: Filter | None = None, limit: int | None = None
+    ) -> Iterator[ImageMetadata]:
+        """Iterate over the indexed images in the order of their ids."""
+        return self.catalog.images.list(self.record.id, prefix=prefix, filter=filter_, limit=limit)
+
+    def image(self, image_id: str) -> ImageMetadata:
+        """What is known of one image. Raises UnknownImageId."""
+        return self.catalog.images.get(self.record.id, image_id)
+
+    def delete_images(self, image_ids: Sequence[str]) -> int:
+        """Take images out of the collection (their files stay); a later `index` leaves them out. Returns how many."""
+        return self.catalog.images.delete(self.record.id, image_ids)
+
+    def failures(self) -> list[FailureRecord]:
+        """Every image that could not be indexed, with its reason."""
+        return self.catalog.failures.list(self.record.id)
+
+    def reader(self) -> ImageReader:
+        """Reads the original files of indexed images by their source URI."""
+        return ImageReader(max_bytes=self.settings.max_image_bytes)
+
+    def audit(self, address: str | Path, selection: SourceSelection | None = None) -> AuditReport:
+        """Compare a source with catalog, vectors and index: what is missing, and why."""
+        return audit_source(
+            self.catalog,
+            self._generation_or_new(),
+            self.source(address, selection),
+            self.search_service.index,
+        )

@@ -1,0 +1,127 @@
+"""Runs the demo: photos in, search results, measured quality and a page out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.embedders.baseline import BASELINE_NAME as BASELINE
+from pipeline.errors import ModelUnavailable
+from pipeline.rerank import RerankOptions
+from pipeline.results import SearchResults
+from storage.settings import Settings
+from visual_search.cli.output import console, print_table
+from visual_search.cli.progress import counter, indexing_progress
+from visual_search.collection import ImageCollection, Query
+from visual_search.demo.photos import write_sample_photos
+from visual_search.page import section_of, write_page
+
+_SAMPLE_IDS = ("animals/cat.png", "sky/rocket.jpg", "people/astronaut.png")
+_SAMPLE_TEXTS = ("a cat", "a person in a space suit", "the night sky")
+_RESULTS_PER_QUERY = 6
+
+
+@dataclass(frozen=True)
+class DemoPlan:
+    """Where the demo works, on whose photos, and with which model (None: CLIP, or `baseline` when it cannot be had)."""
+
+    output: Path
+    photos: Path | None
+    model: str | None
+
+
+def run_demo(plan: DemoPlan, settings: Settings) -> Path:
+    """Index, search, evaluate; return the page. Everything it writes is under the output folder, made anew."""
+    data_dir = plan.output / "data"
+    shutil.rmtree(data_dir, ignore_errors=True)
+    ground_truth = None
+    photos = plan.photos
+    if photos is None:
+        photos = plan.output / "photos"
+        shutil.rmtree(photos, ignore_errors=True)
+        ground_truth = write_sample_photos(photos)
+    base = settings.model_copy(update={"data_dir": data_dir, "collection": "demo"})
+    collection, notice = _open(base, plan.model)
+    with collection:
+        _index(collection, photos)
+        answers = _search(collection, sample=plan.photos is None)
+        if ground_truth is not None:
+            _evaluate(collection, ground_truth)
+        page = plan.output / "results.html"
+        reader = collection.reader()
+        sections = [section_of(query, results, reader) for query, results in answers]
+        write_page(page, "Visual Search demo", sections, reader, notice)
+    console().print(f"\n[bold]Pictures:[/] open {page.resolve()}", soft_wrap=True)
+    return page
+
+
+def _open(settings: Settings, model: str | None) -> tuple[ImageCollection, str | None]:
+    """With CLIP when it can be had; else with `baseline`, and a notice that says so."""
+    collection = ImageCollection(settings=settings.model_copy(update={"model": model or settings.model}))
+    if (model or settings.model) == BASELINE:
+        return collection, _baseline_notice("as asked")
+    console().print(f"Loading {collection.settings.model} …", markup=False)
+    try:
+        collection.embedding_service  # noqa: B018 - loads the model, which is the point
+    except ModelUnavailable as error:
+        collection.close()
+        if model is not None:
+            raise
+        notice = _baseline_notice(f"{settings.model} cannot be had here")
+        console().print(f"[bold yellow]NOTICE:[/] {notice}\n[dim]{error}[/]", soft_wrap=True)
+        return ImageCollection(settings=settings.model_copy(update={"model": BASELINE})), notice
+    except Exception:
+        collection.close()
+        raise
+    return collection, None
+
+
+def _baseline_notice(why: str) -> str:
+    return (
+        f"This run uses `baseline` ({why}): a simple colour-and-edge descriptor without any learning. It finds "
+        "near-duplicates and similar layouts; it understands neither objects nor words. CLIP does."
+    )
+
+
+def _index(collection: ImageCollection, photos: Path) -> None:
+    with indexing_progress(counter(collection.source(photos))) as show:
+        report = collection.index(photos, on_progress=show)
+    console().print(
+        f"[bold]Indexed[/] {report.indexed} of {report.listed} images from {photos} in {report.seconds:.1f} s "
+        f"({report.reused} equal copies reused, {report.failed} failed)",
+        soft_wrap=True,
+    )
+    for failure in collection.failures():
+        console().print(
+            f"  {failure.image_id}: {failure.reason}: {failure.message}", markup=False, soft_wrap=True
+        )
+
+
+def _search(collection: ImageCollection, *, sample: bool) -> list[tuple[Query, SearchResults]]:
+    ids: Sequence[str] = _SAMPLE_IDS if sample else _spread(collection, len(_SAMPLE_IDS))
+    queries = [Query(image_id=image_id) for image_id in ids]
+    generation = collection.generation
+    if generation is not None and generation.model.name != BASELINE:
+        queries += [Query(text=text) for text in _SAMPLE_TEXTS]
+    answers = []
+    for query in queries:
+        results = collection.search(query, RerankOptions(top_k=_RESULTS_PER_QUERY))
+        answers.append((query, results))
+        rows = [(str(one.rank), f"{one.score:.4f}", one.image_id) for one in results.results]
+        console().print()
+        print_table(["rank", "score", "image"], rows, title=f"Most like {query.image_id or query.text}")
+    return answers
+
+
+def _spread(collection: ImageCollection, count: int) -> list[str]:
+    ids = [image.image_id for image in collection.images()]
+    step = max(1, len(ids) // count)
+    return ids[::step][:count]
+
+
+def _evaluate(collection: ImageCollection, ground_truth: Path) -> None:
+    result = collection.evaluate(ground_truth, k_values=(1, 3, 5))
+    console().print("\nDoes each photo find its cropped, mirrored and recompressed copies?")
+    console().print(result.summary(), markup=False)

@@ -1,0 +1,1 @@
+"""Run: the Celery app, its thin tasks, the aggregator and the schedules (see docs/architecture.md for what stands already)."""
