@@ -95,9 +95,7 @@ def stage_commit(folder: str, model: str) -> tuple[int, float]:
         prepared = service.prepare(one.data)
         vector = service.embed_prepared([prepared.pixels])[0]
         images.append(
-            IndexedImage(
-                metadata=one.metadata(prepared.width, prepared.height, prepared.format), vector=vector
-            )
+            IndexedImage(metadata=one.metadata(prepared.width, prepared.height, prepared.format), vector=vector)
         )
     with tempfile.TemporaryDirectory() as scratch, Catalog.open(Path(scratch) / "catalog.sqlite") as catalog:
         collection = catalog.collections.ensure("bench")
@@ -201,9 +199,7 @@ def _write(rows: list[dict[str, str | int | float]], arguments: argparse.Namespa
     }
     target = RESULTS / "indexing_stages.json"
     target.write_text(json.dumps(document, indent=2) + "\n")
-    Console().print(
-        f"written to {target.relative_to(Path.cwd()) if target.is_relative_to(Path.cwd()) else target}"
-    )
+    Console().print(f"written to {target.relative_to(Path.cwd()) if target.is_relative_to(Path.cwd()) else target}")
 
 
 if __name__ == "__main__":

@@ -91,9 +91,7 @@ def _findings_of(
             yield here.model_copy(update={"problem": "changed", "detail": detail})
 
 
-def _sourceless(
-    catalog: Catalog, generation: Generation, source: Source, listed: set[str]
-) -> Iterator[Finding]:
+def _sourceless(catalog: Catalog, generation: Generation, source: Source, listed: set[str]) -> Iterator[Finding]:
     """Images recorded from this very source that it no longer lists."""
     root = source.backend.uri("")
     for image in catalog.images.list(generation.collection_id, prefix=source.id_prefix):
@@ -101,17 +99,11 @@ def _sourceless(
             continue
         if source.takes(image.image_id[len(source.id_prefix) :]):
             detail = "indexed, but no longer in the source: `images delete` removes it"
-            yield Finding(
-                image_id=image.image_id, source_uri=image.source_uri, problem="source_gone", detail=detail
-            )
+            yield Finding(image_id=image.image_id, source_uri=image.source_uri, problem="source_gone", detail=detail)
 
 
 def _index_disagreements(catalog: Catalog, generation: Generation, index: VectorIndex) -> Iterator[Finding]:
     live = {image.image_id for image in catalog.images.list(generation.collection_id)}
     for image_id in sorted(live.symmetric_difference(index.ids())):
-        detail = (
-            "in the catalog but not in the index"
-            if image_id in live
-            else "in the index but not in the catalog"
-        )
+        detail = "in the catalog but not in the index" if image_id in live else "in the index but not in the catalog"
         yield Finding(image_id=image_id, source_uri="", problem="index_mismatch", detail=detail)

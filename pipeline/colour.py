@@ -49,10 +49,10 @@ def _deep_grey_to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _to_eight_bit(grey: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Map to 0..255 from the range the values live in: 0..1 (floats), 0..65535, or their own extremes.
+    """Map to 0..255 from the range the values live in: 0..1 (floats), 0..65535 or their extremes.
 
     File formats do not say the range of 32-bit and float samples, so it is read from the values; 16-bit
-    samples always have the full range, so that a dark picture stays dark. NaN and infinities count as darkest.
+    samples always have the full range, so that a dark picture stays dark. NaN and infinity count as darkest.
     """
     samples = grey.astype(np.float64)
     finite = np.isfinite(samples)

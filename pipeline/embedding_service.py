@@ -1,6 +1,6 @@
 """Pictures and texts to vectors: reading, decoding, preparing and the model behind one object.
 
-Split so that decoding can overlap with the model: `prepare` on any number of threads, `embed_prepared` on one.
+Split, so that decoding can overlap with the model: `prepare` on many threads, `embed_prepared` on one.
 Knows neither index nor catalog, and imports torch only through the model that is asked for.
 """
 
@@ -27,7 +27,7 @@ ImageInput: TypeAlias = bytes | Path | str | Image.Image  # encoded bytes, a fil
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """The model's input, with the picture's upright width and height in pixels and its format ("" if unknown)."""
+    """The model's input, with the upright picture's width and height in pixels and format ("" if unknown)."""
 
     pixels: Pixels
     width: int
@@ -36,7 +36,7 @@ class PreparedImage:
 
 
 class EmbeddingService:
-    """A loaded model that takes pictures in any form. Made once per process; its methods may be called from threads."""
+    """A loaded model that takes pictures in any form. Made once per process; safe to call from threads."""
 
     def __init__(  # noqa: PLR0913 - the library's front door: flat keyword arguments with defaults
         self,
@@ -93,7 +93,8 @@ class EmbeddingService:
 
     def embed_image(self, image: ImageInput) -> Vectors:
         """Embed one picture: (dimension,) float32, unit length."""
-        return self.embed_images([image])[0]
+        vector: Vectors = self.embed_images([image])[0]
+        return vector
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         """Embed texts: (n, dimension) float32, unit length. Raises InvalidQuery, or TextNotSupported."""
@@ -101,7 +102,8 @@ class EmbeddingService:
 
     def embed_text(self, text: str) -> Vectors:
         """Embed one text: (dimension,) float32, unit length."""
-        return self.embed_texts([text])[0]
+        vector: Vectors = self.embed_texts([text])[0]
+        return vector
 
     def _decode(self, image: ImageInput) -> DecodedImage:
         if isinstance(image, Image.Image):

@@ -65,9 +65,7 @@ class IndexingService:
         self.metadata: dict[str, ImageMetadata] = {}
         index.model = embedding_service.identity
 
-    def index_image(
-        self, image: ImageInput, image_id: str, attributes: Attributes | None = None
-    ) -> ImageMetadata:
+    def index_image(self, image: ImageInput, image_id: str, attributes: Attributes | None = None) -> ImageMetadata:
         """Store and index one picture (file path, encoded bytes or a PIL image), replacing what had this id.
 
         Encoded bytes are stored as they are; a PIL image without a file behind it is stored as PNG.

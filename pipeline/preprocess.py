@@ -1,4 +1,4 @@
-"""An RGB picture to a CLIP-family model's input tensor, numerically as transformers' Pillow processor does it.
+"""An RGB picture to a CLIP-family model's input tensor, numerically as transformers' Pillow processor.
 
 Reads a checkpoint's `preprocessor_config.json`; knows neither torch nor transformers, nor how to decode.
 """
@@ -98,7 +98,7 @@ class ClipPreprocessing:
     def apply(self, picture: Image.Image) -> Pixels:
         """Turn an RGB picture into (3, height, width) float32. Safe to call from many threads.
 
-        Follows transformers' `PilBackend` (image_processing_backends.py, 5.x; `CLIPImageProcessor` in 4.x) to
+        Follows transformers' `PilBackend` (image_processing_backends.py; `CLIPImageProcessor` in 4.x) to
         the last bit, except for pictures more than 16 times longer than wide: resizing only their middle, Pillow
         may take its two passes in the other order, which rounds differently (half a grey level on average).
         """
@@ -160,7 +160,7 @@ def _center_crop(
 
 
 def _is_siglip(settings: Mapping[str, Any]) -> bool:
-    """Tell SigLIP's way (a bare size means a square, no crop) from CLIP's. Raises UnsupportedModel for others."""
+    """Tell SigLIP's way (a bare size means a square, no crop) from CLIP's. Raises UnsupportedModel."""
     default = "CLIPImageProcessor"
     name = settings.get("image_processor_type") or settings.get("feature_extractor_type") or default
     for family in ("CLIP", "Siglip"):

@@ -113,28 +113,20 @@ class NearestNeighborSearch:
     ) -> SearchResults:
         """Return the k images that fit a text best. Raises as `text_vector` does."""
         count = _check_k(k)
-        return self.search_by_vector(
-            self.text_vector(text), query_id or text, count, exclude=exclude, only=only
-        )
+        return self.search_by_vector(self.text_vector(text), query_id or text, count, exclude=exclude, only=only)
 
     def search_many(
         self, vectors: Any, query_ids: Sequence[str], k: int = 10, *, only: Collection[str] | None = None
     ) -> list[SearchResults]:
         """Answer (n, dimension) query vectors at once, faster than one by one. Raises as one search does."""
         if len(vectors) != len(query_ids):
-            raise InvalidQuery(
-                f"{len(vectors)} query vectors but {len(query_ids)} query ids: they must be as many"
-            )
+            raise InvalidQuery(f"{len(vectors)} query vectors but {len(query_ids)} query ids: they must be as many")
         if not len(vectors):
             return []
         answers = self._index.search_many(vectors, _check_k(k), only=only)
-        return [
-            self._answer(name, self._results(hits)) for name, hits in zip(query_ids, answers, strict=True)
-        ]
+        return [self._answer(name, self._results(hits)) for name, hits in zip(query_ids, answers, strict=True)]
 
-    def rank_many_by_id(
-        self, image_ids: Sequence[str], k: int, *, exclude_query: bool = True
-    ) -> list[list[str]]:
+    def rank_many_by_id(self, image_ids: Sequence[str], k: int, *, exclude_query: bool = True) -> list[list[str]]:
         """Return the ids alone, best first, for many stored images at once; metadata is not looked up.
 
         Raises UnknownImageId, InvalidQuery.
@@ -208,9 +200,7 @@ class NearestNeighborSearch:
 
     def _service(self, kind: str) -> EmbeddingService:
         if self._embedding_service is None:
-            message = (
-                "use NearestNeighborSearch(index, embedding_service=EmbeddingService(...)), or search by id"
-            )
+            message = "use NearestNeighborSearch(index, embedding_service=EmbeddingService(...)), or search by id"
             raise InvalidQuery(f"a search by {kind} needs a model to embed it: {message} or vector")
         # checked again, because an index may have got its model with its first vectors
         _check_same_model(self._index, self._embedding_service)
@@ -218,16 +208,10 @@ class NearestNeighborSearch:
 
     def _results(self, hits: Sequence[Hit], first_rank: int = 1) -> list[SearchResult]:
         known = self._metadata([hit.image_id for hit in hits]) if self._metadata is not None and hits else {}
-        return [
-            _result(rank, hit, known.get(hit.image_id)) for rank, hit in enumerate(hits, start=first_rank)
-        ]
+        return [_result(rank, hit, known.get(hit.image_id)) for rank, hit in enumerate(hits, start=first_rank)]
 
-    def _answer(
-        self, query_id: str, results: list[SearchResult], *, normalized: bool = False
-    ) -> SearchResults:
-        return SearchResults(
-            query_id=query_id, results=results, normalized=normalized, model=self._index.model
-        )
+    def _answer(self, query_id: str, results: list[SearchResult], *, normalized: bool = False) -> SearchResults:
+        return SearchResults(query_id=query_id, results=results, normalized=normalized, model=self._index.model)
 
 
 def _result(rank: int, hit: Hit, known: ImageMetadata | None) -> SearchResult:

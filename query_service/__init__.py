@@ -1,1 +1,1 @@
-"""Asks: query worker, clients, HTTP API and web page (see docs/architecture.md for what stands already)."""
+"""Asks: query worker, clients, HTTP API, web page (docs/architecture.md says what stands)."""

@@ -21,12 +21,8 @@ TEXT = "text"
 NUMBER = "number"
 BOOLEAN = "boolean"
 
-MAX_KEY_CHARACTERS = (
-    128  # with a text of 500 characters it still fits one PostgreSQL index entry (2,700 bytes)
-)
-MAX_EXACT_INTEGER = (
-    2**53
-)  # beyond it a double, and so a JSON number elsewhere, no longer tells neighbours apart
+MAX_KEY_CHARACTERS = 128  # with a text of 500 characters it still fits one PostgreSQL index entry (2,700 bytes)
+MAX_EXACT_INTEGER = 2**53  # beyond it a double, and so a JSON number elsewhere, no longer tells neighbours apart
 
 
 def element_values(value: AttributeValue) -> tuple[Scalar, ...]:
@@ -73,8 +69,7 @@ def normal_attributes(attributes: Attributes) -> Attributes:
 def _check_key(key: str) -> None:
     if not key or len(key) > MAX_KEY_CHARACTERS or not storable_text(key):
         raise InvalidAttribute(
-            f"{key[:40]!r} cannot name an attribute: "
-            f"a name has 1 to {MAX_KEY_CHARACTERS} characters, none of them NUL"
+            f"{key[:40]!r} cannot name an attribute: a name has 1 to {MAX_KEY_CHARACTERS} characters, none of them NUL"
         )
 
 

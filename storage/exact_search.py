@@ -20,6 +20,7 @@ Distances = np.ndarray[Any, np.dtype[np.float64]]
 MARGIN = 16  # candidates fetched above k, so that a near tie at the cut seldom needs a second search
 GROWTH = 4  # how many times more are fetched when the tie at the cut goes on
 MAX_FETCHED = 4_000_000  # candidates held at once for a batch (about 50 MB)
+GATHER_BLOCK_ROWS = 65_536  # allowed rows copied at a time (128 MiB at 512-d)
 BLOCK_ROWS = 256  # 512-d rows worked on at once: 1 MiB of float64 stays in the processor's cache
 
 
@@ -44,6 +45,11 @@ class SearchSpace:
     dropped: Positions
 
     @property
+    def candidates(self) -> Positions:
+        """The row numbers that may be looked at, the dropped ones included."""
+        return np.arange(len(self.rows)) if self.allowed is None else self.allowed
+
+    @property
     def size(self) -> int:
         """How many rows an engine can return, the dropped ones included."""
         return len(self.rows) if self.allowed is None else len(self.allowed)
@@ -53,6 +59,10 @@ Fetch = Callable[[SearchSpace, Vectors, int], tuple[Vectors, Positions]]
 """An engine: for (n, d) queries the (n, m) float32 distances and row numbers of the m nearest rows."""
 
 
+Knn = Callable[[Vectors, Vectors, int], tuple[Vectors, Positions]]
+"""The m nearest of (r, d) rows for (n, d) queries: (n, m) float32 distances and places among the rows."""
+
+
 def exact_search(space: SearchSpace, queries: Vectors, k: int, fetch: Fetch) -> list[list[Hit]]:
     """Return for each of the (n, d) queries its k nearest hits, or all, by distance and then image id."""
     return _search(space, queries, k, fetch, k + len(space.dropped) + MARGIN)
@@ -60,7 +70,7 @@ def exact_search(space: SearchSpace, queries: Vectors, k: int, fetch: Fetch) -> 
 
 def _search(space: SearchSpace, queries: Vectors, k: int, fetch: Fetch, wanted: int) -> list[list[Hit]]:
     if wanted >= space.size:
-        return [_scan(space, query, k) for query in queries]
+        return [_hits(space, query, k, space.candidates) for query in queries]
     block = max(1, MAX_FETCHED // wanted)
     answers: list[list[Hit]] = []
     for start in range(0, len(queries), block):
@@ -70,9 +80,8 @@ def _search(space: SearchSpace, queries: Vectors, k: int, fetch: Fetch, wanted: 
 
 def _search_block(space: SearchSpace, queries: Vectors, k: int, fetch: Fetch, wanted: int) -> list[list[Hit]]:
     distances, positions = fetch(space, queries, wanted)
-    reach = distances.max(axis=1).astype(np.float64) - float32_slack(
-        queries.shape[1]
-    )  # beyond it nothing is missing
+    # what was not fetched is at least this far away; hits nearer than that can miss nothing
+    reach = distances.max(axis=1).astype(np.float64) - float32_slack(queries.shape[1])
     answers = [_hits(space, query, k, found) for query, found in zip(queries, positions, strict=True)]
     unsure = [row for row, hits in enumerate(answers) if hits[-1].distance >= reach[row]]
     if unsure:
@@ -82,9 +91,21 @@ def _search_block(space: SearchSpace, queries: Vectors, k: int, fetch: Fetch, wa
     return answers
 
 
-def _scan(space: SearchSpace, query: Vectors, k: int) -> list[Hit]:
-    everything = np.arange(len(space.rows)) if space.allowed is None else space.allowed
-    return _hits(space, query, k, everything)
+def fetch_gathered(space: SearchSpace, queries: Vectors, wanted: int, knn: Knn) -> tuple[Vectors, Positions]:
+    """Fetch from copies of the allowed rows, block by block: for a batch faster than testing every row."""
+    distances = np.empty((len(queries), 0), dtype=np.float32)
+    positions = np.empty((len(queries), 0), dtype=np.int64)
+    candidates = space.candidates
+    for start in range(0, len(candidates), GATHER_BLOCK_ROWS):
+        block = candidates[start : start + GATHER_BLOCK_ROWS]
+        near, places = knn(queries, space.rows[block], min(wanted, len(block)))
+        distances = np.concatenate((distances, near), axis=1)
+        positions = np.concatenate((positions, block[places]), axis=1)
+        if distances.shape[1] > wanted:
+            keep = np.argpartition(distances, wanted - 1, axis=1)[:, :wanted]
+            distances = np.take_along_axis(distances, keep, axis=1)
+            positions = np.take_along_axis(positions, keep, axis=1)
+    return distances, positions
 
 
 def _hits(space: SearchSpace, query: Vectors, k: int, positions: Positions) -> list[Hit]:

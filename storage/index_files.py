@@ -35,9 +35,7 @@ from storage.index_manifest import (
 )
 from storage.records import ModelIdentity
 
-OWN_FILE = re.compile(
-    r"vsindex-([0-9a-f]{64}-.+|[0-9a-f]{16}\.tmp)"
-)  # nothing else in the folder is ever deleted
+OWN_FILE = re.compile(r"vsindex-([0-9a-f]{64}-.+|[0-9a-f]{16}\.tmp)")  # nothing else in the folder is ever deleted
 
 
 @dataclass(frozen=True)
@@ -69,9 +67,7 @@ def write_index_folder(folder: Path, contents: IndexContents) -> Manifest:
             count=contents.count,
             model=contents.model,
             files={name: _write_data(folder, name, data) for name, data in contents.files.items()},
-            attachments={
-                name: _write_data(folder, name, data) for name, data in contents.attachments.items()
-            },
+            attachments={name: _write_data(folder, name, data) for name, data in contents.attachments.items()},
             created_at=datetime.now(timezone.utc),
         )
         _sync_folder(folder)  # the data files' names are on disk before anything points at them
@@ -123,9 +119,7 @@ def _refuse_foreign(folder: Path) -> None:
     if not path.exists():
         return
     with path.open("rb") as file:
-        ours = FORMAT.encode() in file.read(
-            MAX_MANIFEST_BYTES
-        )  # also when damaged elsewhere: saving mends it
+        ours = FORMAT.encode() in file.read(MAX_MANIFEST_BYTES)  # also when damaged elsewhere: saving mends it
     if not ours:
         message = f"{path} is not ours and would be replaced: save the index in another folder"
         raise IndexFileError(message)
@@ -142,9 +136,7 @@ def _keep_previous(folder: Path) -> None:
 def _prune(folder: Path) -> None:
     wanted: set[str] = set()
     for name in (MANIFEST, PREVIOUS_MANIFEST):
-        with contextlib.suppress(
-            IndexFileError
-        ):  # a first save has no previous one; a damaged one needs no files
+        with contextlib.suppress(IndexFileError):  # a first save has no previous one; a damaged one needs no files
             manifest = read_manifest(folder, name)
             wanted.update(entry.name for entry in (*manifest.files.values(), *manifest.attachments.values()))
     with contextlib.suppress(OSError):  # the save is done; what is held open (Windows) goes the next time

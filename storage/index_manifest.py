@@ -72,9 +72,7 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
         message = f"{path} is no manifest of a saved index: name the folder that an index was saved in"
         raise IndexFileError(message)
     if content.get("version") != VERSION:
-        message = (
-            f"{path} has format version {content.get('version')!r}, this program reads {VERSION}: upgrade it"
-        )
+        message = f"{path} has format version {content.get('version')!r}, this program reads {VERSION}: upgrade it"
         raise IndexFileError(message)
     return _checked_manifest(content, path)
 

@@ -40,12 +40,15 @@ class SavedVectors:
 
 
 def pack_vectors(saved: SavedVectors, attachments: Mapping[str, bytes]) -> IndexContents:
-    """Copy the vectors and ids into what `write_index_folder` saves; they may change as soon as this returns."""
+    """Copy what `write_index_folder` is to save; the vectors and ids may change as soon as this returns."""
     count, dimension = saved.vectors.shape
     flat_file = bytearray(HEADER.size + 4 * count * dimension)
     HEADER.pack_into(flat_file, 0, FLAT_L2, dimension, count, UNUSED, UNUSED, 1, METRIC_L2, count * dimension)
     np.frombuffer(flat_file, dtype="<f4", offset=HEADER.size).reshape(count, dimension)[:] = saved.vectors
-    files = {VECTORS_FILE: flat_file, IDS_FILE: json.dumps(saved.image_ids).encode()}
+    files: dict[str, bytes | bytearray] = {
+        VECTORS_FILE: flat_file,
+        IDS_FILE: json.dumps(saved.image_ids).encode(),
+    }
     return IndexContents(dimension, count, saved.model, files, attachments)
 
 
@@ -73,18 +76,12 @@ def _flat_rows(data: bytes, dimension: int, count: int) -> Vectors:
         raise IndexFileError(message)
     kind, columns, rows, _, _, trained, metric, numbers = HEADER.unpack_from(data)
     if (kind, trained, metric) != (FLAT_L2, 1, METRIC_L2):
-        message = (
-            f"the saved vectors are no FAISS IndexFlatL2 file (kind {kind!r}, metric {metric}). {WHAT_TO_DO}"
-        )
+        message = f"the saved vectors are no FAISS IndexFlatL2 file (kind {kind!r}, metric {metric}). {WHAT_TO_DO}"
         raise IndexFileError(message)
     if (columns, rows) != (dimension, count):
-        message = (
-            f"the saved vectors are {rows} x {columns}, the manifest says {count} x {dimension}. {WHAT_TO_DO}"
-        )
+        message = f"the saved vectors are {rows} x {columns}, the manifest says {count} x {dimension}. {WHAT_TO_DO}"
         raise IndexFileError(message)
     if numbers != rows * columns or len(data) != HEADER.size + 4 * numbers:
-        message = (
-            f"the saved vectors have {len(data)} bytes, which does not fit {rows} x {columns}. {WHAT_TO_DO}"
-        )
+        message = f"the saved vectors have {len(data)} bytes, which does not fit {rows} x {columns}. {WHAT_TO_DO}"
         raise IndexFileError(message)
     return np.frombuffer(data, dtype="<f4", offset=HEADER.size).reshape(rows, columns)

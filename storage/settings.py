@@ -63,8 +63,7 @@ class Settings(BaseSettings):
         default_factory=_default_fetch_threads,
         ge=1,
         le=256,
-        description="Threads that read and decode images while the model works; by default cores + 4, at most "
-        "16.",
+        description="Threads that read and decode images while the model works; by default cores + 4, at most 16.",
     )
     commit_images: int = Field(
         default=256,

@@ -17,7 +17,7 @@ import faiss
 import numpy as np
 
 from storage.errors import DuplicateImageId, IndexFileError, UnknownImageId, VectorIndexError
-from storage.exact_search import Hit, SearchSpace, exact_search
+from storage.exact_search import Hit, SearchSpace, exact_search, fetch_gathered
 from storage.index_files import write_index_folder
 from storage.records import ModelIdentity
 from storage.saved_vectors import SavedVectors, pack_vectors, read_vectors
@@ -34,11 +34,8 @@ from storage.vector_checks import (
 
 __all__ = ["Hit", "VectorIndex"]
 
-BLAS_THRESHOLD = (
-    2048  # queries x dimension from which FAISS uses BLAS: 4 to 8 times faster from 16 queries on
-)
+BLAS_THRESHOLD = 2048  # queries x dimension from which FAISS uses BLAS: 4 to 8 times faster from 16 queries on
 GATHER_ROWS = 4096  # up to here one filtered query copies its rows (8 MiB at 512-d): faster than a selector
-BLOCK_ROWS = 65_536  # filtered batches copy so many rows at a time (128 MiB at 512-d)
 
 
 class VectorIndex:
@@ -102,9 +99,7 @@ class VectorIndex:
         with self._lock:
             for image_id in ids:
                 if image_id in self._row_of:
-                    message = (
-                        f"image id {image_id!r} is in the index already: use upsert to replace its vector"
-                    )
+                    message = f"image id {image_id!r} is in the index already: use upsert to replace its vector"
                     raise DuplicateImageId(message)
             self._append(ids, rows)
 
@@ -122,9 +117,7 @@ class VectorIndex:
         with self._lock:
             known = [place for place, image_id in enumerate(ids) if image_id in self._row_of]
             fresh = [place for place, image_id in enumerate(ids) if image_id not in self._row_of]
-            self._append(
-                [ids[place] for place in fresh], rows[fresh]
-            )  # first: only this can run out of memory
+            self._append([ids[place] for place in fresh], rows[fresh])  # first: only this can run out of memory
             self._rows()[[self._row_of[ids[place]] for place in known]] = rows[known]
 
     def remove(self, image_id: str) -> None:
@@ -161,9 +154,7 @@ class VectorIndex:
         with self._lock:
             return exact_search(self._space(only, exclude), query, count, self._fetch)[0]
 
-    def search_many(
-        self, vectors: Any, k: int = 10, *, only: Collection[str] | None = None
-    ) -> list[list[Hit]]:
+    def search_many(self, vectors: Any, k: int = 10, *, only: Collection[str] | None = None) -> list[list[Hit]]:
         """Answer (n, d) queries at once, each exactly as `search` would. Raises as `search` does."""
         queries = check_vectors(vectors, self._dimension)
         count = check_k(k)
@@ -199,9 +190,7 @@ class VectorIndex:
             write_index_folder(Path(path), contents)
 
     @classmethod
-    def load(
-        cls, path: str | os.PathLike[str], *, expected_model: ModelIdentity | None = None
-    ) -> VectorIndex:
+    def load(cls, path: str | os.PathLike[str], *, expected_model: ModelIdentity | None = None) -> VectorIndex:
         """Load a saved index, every byte checked.
 
         Raises IndexFileError when it is missing, damaged, foreign, or (with `expected_model`) of another
@@ -235,9 +224,7 @@ class VectorIndex:
         if not ids:
             return
         self._index.add(rows)
-        self._row_of.update(
-            zip(ids, range(len(self._image_ids), len(self._image_ids) + len(ids)), strict=True)
-        )
+        self._row_of.update(zip(ids, range(len(self._image_ids), len(self._image_ids) + len(ids)), strict=True))
         self._image_ids.extend(ids)
 
     def _space(self, only: Collection[str] | None, exclude: Collection[str]) -> SearchSpace:
@@ -249,9 +236,7 @@ class VectorIndex:
 
     def _known_rows(self, image_ids: Collection[str], name: str) -> Positions:
         known = (
-            self._row_of[image_id]
-            for image_id in check_id_collection(image_ids, name)
-            if image_id in self._row_of
+            self._row_of[image_id] for image_id in check_id_collection(image_ids, name) if image_id in self._row_of
         )
         return np.unique(np.fromiter(known, dtype=np.int64))
 
@@ -260,7 +245,7 @@ class VectorIndex:
             if space.allowed is None:
                 distances, positions = self._index.search(queries, wanted)
             elif len(queries) > 1 or space.size <= GATHER_ROWS:
-                distances, positions = _fetch_gathered(space.rows, space.allowed, queries, wanted)
+                distances, positions = fetch_gathered(space, queries, wanted, faiss.knn)
             else:
                 chosen = np.zeros(len(space.rows), dtype=bool)
                 chosen[space.allowed] = True
@@ -270,24 +255,6 @@ class VectorIndex:
                 parameters.sel = selector
                 distances, positions = self._index.search(queries, wanted, params=parameters)
         return distances, positions
-
-
-def _fetch_gathered(
-    rows: Vectors, allowed: Positions, queries: Vectors, wanted: int
-) -> tuple[Vectors, Positions]:
-    # a selector would switch BLAS off: copying the allowed rows is 14 times faster for a large batch
-    distances = np.empty((len(queries), 0), dtype=np.float32)
-    positions = np.empty((len(queries), 0), dtype=np.int64)
-    for start in range(0, len(allowed), BLOCK_ROWS):
-        block = allowed[start : start + BLOCK_ROWS]
-        near, places = faiss.knn(queries, rows[block], min(wanted, len(block)))
-        distances = np.concatenate((distances, near), axis=1)
-        positions = np.concatenate((positions, block[places]), axis=1)
-        if distances.shape[1] > wanted:
-            keep = np.argpartition(distances, wanted - 1, axis=1)[:, :wanted]
-            distances = np.take_along_axis(distances, keep, axis=1)
-            positions = np.take_along_axis(positions, keep, axis=1)
-    return distances, positions
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
-"""Tiny seeded CLIP and SigLIP checkpoints for tests: real shapes, real files, random weights, nothing from a network.
+"""Tiny seeded CLIP and SigLIP checkpoints for tests: real files, random weights, nothing from a network.
 
-Each function writes what a downloaded checkpoint's folder holds: configuration, safetensors weights, preprocessor
-settings and a tokenizer (byte-level, with a few merges, made here).
+Each function writes what a downloaded checkpoint's folder holds: configuration, safetensors weights,
+preprocessor settings and a tokenizer (byte-level, with a few merges, made here).
 """
 
 from __future__ import annotations
@@ -28,7 +28,19 @@ IMAGE_SIDE = 32
 CONTEXT_LENGTH = 16
 _LEGACY_EOS = 2  # OpenAI's own configurations say 2, and transformers then takes the highest token id instead
 _TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-_MERGES = ("a t</w>", "c at</w>", "d o", "do g</w>", "p h", "o t", "ph ot", "phot o</w>", "o f</w>", "r e", "re d</w>")
+_MERGES = (
+    "a t</w>",
+    "c at</w>",
+    "d o",
+    "do g</w>",
+    "p h",
+    "o t",
+    "ph ot",
+    "phot o</w>",
+    "o f</w>",
+    "r e",
+    "re d</w>",
+)
 _SIGLIP_WORDS = ("<unk>", "</s>", "a", "photo", "of", "cat", "dog", "red", "blue")
 
 
@@ -110,7 +122,10 @@ def _write_clip_tokenizer(folder: Path) -> dict[str, int]:
     vocabulary = {token: number for number, token in enumerate(tokens)}
     _write_json(folder / "vocab.json", vocabulary)
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *_MERGES, ""]), encoding="utf-8")
-    special = {"bos_token": "<|startoftext|>", **dict.fromkeys(("eos_token", "pad_token", "unk_token"), "<|endoftext|>")}
+    special = {
+        "bos_token": "<|startoftext|>",
+        **dict.fromkeys(("eos_token", "pad_token", "unk_token"), "<|endoftext|>"),
+    }
     _write_json(
         folder / "tokenizer_config.json",
         {"tokenizer_class": "CLIPTokenizer", "model_max_length": CONTEXT_LENGTH, **special},

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
+from buckets import Bucket
 from pictures import jpeg
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 REGION = "us-east-1"
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """A fresh, empty bucket on a running S3 server, with a plain client to look at it from outside."""
-
-    name: str
-    endpoint_url: str
-    client: S3Client
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
+from typing_extensions import Self
+
 from pipeline.audit import AuditReport, audit_source
 from pipeline.decode import DecodeLimits
 from pipeline.embedding_service import EmbeddingService, ImageInput
@@ -67,9 +69,7 @@ class ImageCollection:
     (docs/configuration.md). `create=False` raises UnknownCollection instead of making a new collection.
     """
 
-    def __init__(
-        self, name: str | None = None, *, settings: Settings | None = None, create: bool = True
-    ) -> None:
+    def __init__(self, name: str | None = None, *, settings: Settings | None = None, create: bool = True) -> None:
         self.settings = settings or load_settings()
         self.name = name or self.settings.collection
         if not create and not self.settings.catalog_path.exists():
@@ -80,16 +80,14 @@ class ImageCollection:
         self.catalog = Catalog.open(self.settings.catalog_path)
         try:
             self.record: CollectionRecord = (
-                self.catalog.collections.ensure(self.name)
-                if create
-                else self.catalog.collections.get(self.name)
+                self.catalog.collections.ensure(self.name) if create else self.catalog.collections.get(self.name)
             )
         except Exception:
             self.catalog.close()
             raise
         self._replica: IndexReplica | None = None
 
-    def __enter__(self) -> ImageCollection:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -189,9 +187,7 @@ class ImageCollection:
             device=self.settings.device,
             dtype=self.settings.dtype,
             batch_size=self.settings.batch_size,
-            limits=DecodeLimits(
-                max_bytes=self.settings.max_image_bytes, max_pixels=self.settings.max_image_pixels
-            ),
+            limits=DecodeLimits(max_bytes=self.settings.max_image_bytes, max_pixels=self.settings.max_image_pixels),
         )
         if generation is not None and generation.model != service.identity:
             raise ModelMismatch(
@@ -242,9 +238,7 @@ class ImageCollection:
             assert query.image is not None  # noqa: S101 - Query checks it
             vector = self.embedding_service.embed_image(query.image)
             query_id = str(query.image) if isinstance(query.image, (str, Path)) else "image"
-        only = (
-            None if chosen.filter is None else self.catalog.images.matching_ids(self.record.id, chosen.filter)
-        )
+        only = None if chosen.filter is None else self.catalog.images.matching_ids(self.record.id, chosen.filter)
         return service.search_page(vector, chosen, query_id=query_id, only=only, exclude=exclude)
 
     def evaluate(

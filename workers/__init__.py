@@ -1,1 +1,1 @@
-"""Run: the Celery app, its thin tasks, the aggregator and the schedules (see docs/architecture.md for what stands already)."""
+"""Run: the Celery app, thin tasks, the aggregator, the schedules (docs/architecture.md says what stands)."""

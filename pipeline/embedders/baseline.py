@@ -1,9 +1,9 @@
-"""`baseline`: our own 512-d descriptor of colours and edges. No model, no download, starts at once, knows no text.
+"""`baseline`: our own 512-d descriptor of colours and edges. No model, no download, no text; starts at once.
 
 It finds edited copies and pictures of like colours; what a picture shows it does not know. The numbers:
-384 colours of the whole picture (CIE Lab histogram, Swain and Ballard 1991), 64 colours of its middle, and 64 edge
-directions by place (histogram of oriented gradients, Dalal and Triggs 2005). All are square roots of shares
-(Hellinger's kernel, Arandjelovic and Zisserman 2012), and a picture and its mirror image get the same.
+384 colours of the whole picture (CIE Lab histogram, Swain and Ballard 1991), 64 colours of its middle, and 64
+edge directions by place (histogram of oriented gradients, Dalal and Triggs 2005). All are square roots of
+shares (Hellinger's kernel, Arandjelovic and Zisserman 2012), and a picture and its mirror image get the same.
 """
 
 from __future__ import annotations
@@ -74,16 +74,16 @@ class BaselineEmbedder:
         return np.asarray(_to_lab(np.asarray(small)).transpose(2, 0, 1), dtype=np.float32, order="C")
 
     def embed_prepared(self, batch: Sequence[Pixels]) -> Vectors:
-        """Describe prepared pictures: (n, 512) float32, unit length, in order. A row depends on its picture only."""
+        """Describe prepared pictures: (n, 512) float32, unit length, in order, each row on its own."""
         rows = np.empty((len(batch), self._identity.dimension))
         for row, pixels in zip(rows, batch, strict=True):
             row[:] = self._describe(pixels.astype(np.float64))
         return unit_rows(rows)
 
-    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:  # noqa: ARG002 - the protocol's name
         """Refuse with TextNotSupported: colours and edges have no words."""
         raise TextNotSupported(
-            "the model `baseline` knows colours and shapes but no words; search by image, or index with a CLIP model"
+            "the model `baseline` knows colours and shapes but no words; search by image, or use a CLIP model"
         )
 
     def _describe(self, lab: Array) -> Array:
@@ -106,7 +106,7 @@ def _to_lab(rgb: np.ndarray[Any, np.dtype[np.uint8]]) -> Array:
 
 
 def _lab_histogram(lab: Array, bins: tuple[int, int, int], reach: float, weights: Array) -> Array:
-    """Count (3, h, w) colours into bins, each split over its 8 neighbours so that a small shift changes little."""
+    """Count (3, h, w) colours into bins, each split over 8 neighbours so that small shifts change little."""
     lightness, green_red, blue_yellow = lab.reshape(3, -1)
     shares = [lightness / 100, (green_red / reach + 1) / 2, (blue_yellow / reach + 1) / 2]
     axes = [_split(np.clip(share, 0, 1) * (count - 1), count) for share, count in zip(shares, bins, strict=True)]
@@ -144,4 +144,4 @@ def _edge_histogram(lightness: Array) -> Array:
     cells = sums.reshape(_CELLS, _CELLS, _DIRECTIONS)
     mirrored = cells[:, ::-1, -np.arange(_DIRECTIONS) % _DIRECTIONS]
     both = (cells + mirrored)[:, : _CELLS // 2].ravel()
-    return both + _EDGE_FLOOR * (both.mean() + 1)
+    return np.asarray(both + _EDGE_FLOOR * (both.mean() + 1))

@@ -1,4 +1,4 @@
-"""Finding a model's files: a local folder, the hub's local cache, then the hub. Opens no weights, imports no torch.
+"""Finding a model's files: a local folder, the hub's local cache, then the hub. Opens no weights.
 
 Only safetensors weights are taken, because unpickling a `pytorch_model.bin` runs whatever code it holds.
 """
@@ -29,8 +29,8 @@ _WANTED_FILES = (
 )  # not everything: many repositories hold the same weights in four more formats
 _HUB_TIMEOUT_SECONDS = 10  # for the first answer; downloads themselves may take long
 
-# `main` of this repository holds pickled weights only. This commit of its conversion pull request, made by the
-# hub's own bot, adds the same weights as safetensors; it is also what transformers itself picks for it.
+# `main` of this repository holds pickled weights only. This commit of a pull request by the hub's own bot adds
+# the same weights as safetensors; it is what transformers itself finds for this model, by a search.
 _PINNED_REVISIONS = {"openai/clip-vit-base-patch32": "c237dc49a33fc61debc9276459120b7eac67e7ef"}
 
 
@@ -46,10 +46,17 @@ class Checkpoint:
 
     @property
     def tokenizer_files(self) -> tuple[Path, ...]:
-        """The files that decide how a text becomes tokens, in a fixed order."""
-        names = ("tokenizer.json", "spiece.model", "vocab.json", "merges.txt")
-        present = [self.folder / name for name in names if (self.folder / name).is_file()]
-        return tuple(present[:1] if present and present[0].name == "tokenizer.json" else present)
+        """The files that decide how a text becomes tokens. Raises UnsupportedModel when there are none.
+
+        Asked before loading a tokenizer, because transformers 5 makes an empty one where files are missing.
+        """
+        for names in (("tokenizer.json",), ("spiece.model",), ("vocab.json", "merges.txt")):
+            files = tuple(self.folder / name for name in names)
+            if all(file.is_file() for file in files):
+                return files
+        raise UnsupportedModel(
+            f"{self.name} has no tokenizer: no tokenizer.json, no spiece.model, no vocab.json with merges.txt"
+        )
 
 
 def find_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
@@ -109,7 +116,9 @@ def _cached_snapshot(name: str, revision: str | None) -> Path | None:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+        folder = Path(
+            snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=list(_WANTED_FILES))
+        )
         read_checkpoint(folder, name=name, revision=folder.name)
     except (LocalEntryNotFoundError, UnsupportedModel):
         return None  # an interrupted download, or files that another program fetched one by one
@@ -120,20 +129,28 @@ def _cached_snapshot(name: str, revision: str | None) -> Path | None:
 
 def _download_snapshot(name: str, revision: str | None) -> Path:
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        # The question comes first because it fails at once without a network; downloads try for a minute.
-        commit = HfApi().model_info(name, revision=revision, timeout=_HUB_TIMEOUT_SECONDS).sha
-        return Path(snapshot_download(name, revision=commit, allow_patterns=list(_WANTED_FILES)))
+        # The question comes first: without a network it fails at once, where a download tries for long.
+        HfApi().model_info(name, revision=revision, timeout=_HUB_TIMEOUT_SECONDS)
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_WANTED_FILES)))
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise ModelUnavailable(
             f"the hub has no public model {name!r}{f' at {revision}' if revision else ''}. {_choices(name)}"
         ) from error
-    except (OSError, HTTPError) as error:
+    except (OSError, _hub_http_error()) as error:
         raise ModelUnavailable(
-            f"{name} is not on this machine and the Hugging Face hub cannot be reached ({error}). {_choices(name)}"
+            f"{name} is not on this machine, and the Hugging Face hub cannot be reached ({error}). {_choices(name)}"
         ) from error
+
+
+def _hub_http_error() -> type[Exception]:
+    """The HTTP client's root error. The hub's package has changed clients twice, but keeps this name for it."""
+    import huggingface_hub.errors
+
+    error: type[Exception] = vars(huggingface_hub.errors)["HTTPError"]
+    return error
 
 
 def _choices(name: str) -> str:

@@ -1,11 +1,11 @@
 """CLIP-family models through transformers and torch: pictures and texts to vectors in one space.
 
-The only file that runs a torch model. Importing it imports torch, so it is imported when a CLIP model is loaded and not before.
+The only file that runs a torch model. Importing it imports torch, so the registry does so only when needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -28,16 +28,15 @@ from pipeline.preprocess import ClipPreprocessing
 from storage.records import ModelIdentity
 from storage.settings import DEFAULT_MODEL
 
-# Model types whose two towers are known to meet in one space through transformers' own classes. OpenAI's and LAION's
-# exports are all `clip`; SigLIP, and SigLIP 2 of fixed resolution, are `siglip`.
+# Model types that are tested here. OpenAI's and LAION's exports are all `clip`; SigLIP, and SigLIP 2 of fixed
+# resolution, are `siglip`.
 _MODEL_CLASSES = {"clip": "CLIPModel", "siglip": "SiglipModel"}
 
 
 class ClipEmbedder:
     """A CLIP or SigLIP checkpoint with its preprocessing and tokenizer; see `Embedder` for the promises.
 
-    The dtype is no part of the identity: float16 on a GPU and float32 on a CPU give vectors with a cosine
-    of 0.9999 or more, which may be mixed.
+    The dtype is no part of the identity: a GPU's float16 vectors may be searched with a CPU's float32 query.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, batch_size: int) -> None:
@@ -65,7 +64,7 @@ class ClipEmbedder:
         dtype: str = "auto",
         batch_size: int | None = None,
     ) -> ClipEmbedder:
-        """Load a hub name or a local folder: device auto, cpu, cuda or mps; dtype auto, float32, float16, bfloat16.
+        """Load a hub name or a folder; device: auto, cpu, cuda, mps; dtype: auto, float32, float16, bfloat16.
 
         Raises ModelUnavailable when it cannot be had, UnsupportedModel when it is not of this family or has no
         safetensors weights, ModelError for a device or dtype that is not there.
@@ -103,7 +102,7 @@ class ClipEmbedder:
         """
         return self._in_batches(texts, self._embed_tokens)
 
-    def _in_batches(self, inputs: Sequence[Any], embed: Any) -> Vectors:
+    def _in_batches(self, inputs: Sequence[Any], embed: Callable[[Sequence[Any]], Pixels]) -> Vectors:
         starts = range(0, len(inputs), self._batch_size)
         try:
             with torch.inference_mode():
@@ -146,7 +145,12 @@ def _load_model(checkpoint: Checkpoint) -> Any:
             )
     except SafetensorError as error:
         raise UnsupportedModel(f"the weights of {checkpoint.name} are damaged: {error}") from error
-    except (OSError, ValueError, TypeError, RuntimeError) as error:  # wrong shapes, wrong or partial configuration
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+    ) as error:  # wrong shapes, wrong or partial configuration
         raise UnsupportedModel(f"{checkpoint.name} cannot be loaded: {error}") from error
     if report["missing_keys"]:  # transformers fills these with random numbers and only warns
         missing = ", ".join(sorted(report["missing_keys"])[:3])
@@ -173,7 +177,7 @@ def _inputs_fingerprint(checkpoint: Checkpoint, preprocessing: ClipPreprocessing
         {
             "pictures": preprocessing.fingerprint,
             "texts": TEXTS_VERSION,
-            "tokenizer": sha256_of_files(checkpoint.tokenizer_files) if checkpoint.tokenizer_files else "",
+            "tokenizer": sha256_of_files(checkpoint.tokenizer_files),
         }
     )
 
@@ -183,5 +187,5 @@ def _dimension(config: Any) -> int:
         return int(config.projection_dim)
     text, vision = config.text_config.projection_size, config.vision_config.hidden_size
     if text != vision:
-        raise UnsupportedModel(f"pictures ({vision}-d) and texts ({text}-d) of this model do not meet in one space")
+        raise UnsupportedModel(f"pictures ({vision}-d) and texts ({text}-d) do not meet in one space")
     return int(vision)

@@ -11,7 +11,7 @@ _BATCH_SIZES = {"cpu": 16, "mps": 32, "cuda": 128}
 
 
 def choose_device(wanted: str) -> torch.device:
-    """Return the wanted device; "auto" takes cuda, then mps, then cpu. Raises ModelError if it is not there."""
+    """Return the wanted device; "auto" takes cuda, then mps, then cpu. Raises ModelError if it is absent."""
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
         return torch.device(next(kind for kind, is_there in present.items() if is_there))

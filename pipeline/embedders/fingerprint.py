@@ -27,6 +27,6 @@ def sha256_of_files(paths: Sequence[Path]) -> str:
 
 
 def sha256_of_settings(settings: Mapping[str, Any]) -> str:
-    """Return the sha256 hex over settings as canonical JSON: keys sorted, floats by their shortest exact form."""
+    """Return the sha256 hex over settings as canonical JSON: keys sorted, no spaces, floats exact."""
     canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()

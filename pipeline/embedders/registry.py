@@ -6,9 +6,7 @@ from pipeline.embedders.base import Embedder
 from pipeline.embedders.baseline import BASELINE_NAME, BaselineEmbedder
 
 
-def load_embedder(
-    name: str, *, device: str = "auto", dtype: str = "auto", batch_size: int | None = None
-) -> Embedder:
+def load_embedder(name: str, *, device: str = "auto", dtype: str = "auto", batch_size: int | None = None) -> Embedder:
     """Load `baseline` (by exactly this name) or a CLIP-family model by hub name or folder.
 
     Nothing is ever put in place of a model that cannot be had: see `ClipEmbedder.load` for the errors.

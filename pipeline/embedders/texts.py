@@ -14,10 +14,10 @@ TEXTS_VERSION = 1
 
 
 class TextTokens:
-    """A checkpoint's tokenizer with its padding rule. Texts longer than the model's context are cut at its end.
+    """A checkpoint's tokenizer with its padding rule. Texts longer than the model's context are cut.
 
-    CLIP looks backwards only and reads the end-of-text token, so padding changes nothing and is kept to the longest
-    text of the batch. SigLIP was trained on texts padded to the full context, without a mask, and needs it.
+    CLIP looks backwards only and reads the end-of-text token, so padding changes nothing and is kept to the
+    longest text of the batch. SigLIP was trained on texts padded to the full context, without a mask.
     """
 
     def __init__(self, checkpoint: Checkpoint, context_length: int) -> None:
@@ -53,13 +53,11 @@ def check_texts(texts: Sequence[str]) -> None:
 def _load_tokenizer(checkpoint: Checkpoint) -> Any:
     from transformers import AutoTokenizer
 
+    files = ", ".join(path.name for path in checkpoint.tokenizer_files)
     try:
-        return AutoTokenizer.from_pretrained(
-            str(checkpoint.folder), local_files_only=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
-        # transformers tells missing files and missing packages by any of these
+        return AutoTokenizer.from_pretrained(str(checkpoint.folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:
         raise UnsupportedModel(
-            f"the tokenizer of {checkpoint.name} cannot be loaded ({error}). It needs tokenizer.json, or vocab.json and "
-            "merges.txt; checkpoints with spiece.model also need: pip install sentencepiece protobuf"
+            f"the tokenizer of {checkpoint.name} ({files}) cannot be loaded: {error}. "
+            "For a spiece.model, install what it needs: pip install 'visual-search[siglip]'"
         ) from error

@@ -17,7 +17,7 @@ def unit_rows(rows: np.ndarray[Any, np.dtype[Any]]) -> Vectors:
     wrong = np.flatnonzero(~np.isfinite(lengths[:, 0]) | (lengths[:, 0] == 0))
     if wrong.size:
         raise ModelError(
-            f"the model gave no usable vector for {wrong.size} of {len(rows)} inputs (first: number {wrong[0]}); "
+            f"the model gave no usable vector for {wrong.size} of {len(rows)} inputs (the first: {wrong[0]}); "
             "with dtype float16 or bfloat16, try float32"
         )
     return np.asarray(exact / lengths, dtype=np.float32)

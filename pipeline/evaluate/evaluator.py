@@ -44,9 +44,7 @@ class ModelEvaluator:
         self._depth = max(*check_k_values([depth]), *self._k_values)
         self._strict = strict
 
-    def evaluate(
-        self, dataset: EvaluationDataset | str | Path, progress: Progress | None = None
-    ) -> EvaluationResult:
+    def evaluate(self, dataset: EvaluationDataset | str | Path, progress: Progress | None = None) -> EvaluationResult:
         """Run all queries and return the measures. Raises EvaluationError for a broken ground truth."""
         checked = dataset if isinstance(dataset, EvaluationDataset) else load_ground_truth(dataset)
         unknown = self._unknown_ids(checked)
@@ -58,9 +56,7 @@ class ModelEvaluator:
             _query_evaluation(query, scores.per_query[query.query_id], rankings[query.query_id], deepest)
             for query in checked.queries
         ]
-        return EvaluationResult(
-            run=self._run(checked), means=scores.means, queries=queries, unknown_ids=unknown
-        )
+        return EvaluationResult(run=self._run(checked), means=scores.means, queries=queries, unknown_ids=unknown)
 
     def _unknown_ids(self, dataset: EvaluationDataset) -> list[str]:
         unknown = [image_id for image_id in dataset.image_ids if image_id not in self._search.index]

@@ -93,6 +93,4 @@ class EvaluationResult(BaseModel):
         except OSError as error:
             with contextlib.suppress(OSError):  # the first error says what is wrong
                 partial.unlink(missing_ok=True)
-            raise EvaluationError(
-                f"cannot write the results to {target}: {error.strerror or error}"
-            ) from error
+            raise EvaluationError(f"cannot write the results to {target}: {error.strerror or error}") from error

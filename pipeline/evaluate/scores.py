@@ -46,9 +46,7 @@ def evaluate_rankings(
     missing = [query_id for query_id in truth if query_id not in rankings]
     if missing:
         raise EvaluationError(f"{len(missing)} queries have no ranking: {', '.join(map(repr, missing[:5]))}")
-    per_query = {
-        query_id: _scores(query_id, set(truth[query_id]), rankings[query_id], ks) for query_id in truth
-    }
+    per_query = {query_id: _scores(query_id, set(truth[query_id]), rankings[query_id], ks) for query_id in truth}
     return RankingScores(per_query=per_query, means=_means(list(per_query.values())))
 
 
@@ -59,9 +57,7 @@ def check_k_values(k_values: Sequence[int]) -> list[int]:
     return sorted(set(k_values))
 
 
-def _scores(
-    query_id: str, relevant: AbstractSet[str], ranked: Sequence[str], ks: Sequence[int]
-) -> dict[str, float]:
+def _scores(query_id: str, relevant: AbstractSet[str], ranked: Sequence[str], ks: Sequence[int]) -> dict[str, float]:
     if not relevant:
         raise EvaluationError(f"query {query_id!r} has no relevant image, so nothing can be measured")
     if len(set(ranked)) != len(ranked):

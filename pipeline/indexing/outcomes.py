@@ -45,9 +45,7 @@ class Outcomes:
     def settle_by_content(self, chunk: Sequence[Fetched]) -> list[Fetched]:
         """Return each new content once; settle failures, unchanged contents and known ones."""
         new = [fetched for fetched in chunk if not self._settled_alone(fetched)]
-        known = self._context.catalog.images.contents(
-            self._context.generation.id, {fetched.sha256 for fetched in new}
-        )
+        known = self._context.catalog.images.contents(self._context.generation.id, {fetched.sha256 for fetched in new})
         fresh = []
         for fetched in new:
             content = known.get(fetched.sha256) or self._in_flight.embedded(fetched.sha256)

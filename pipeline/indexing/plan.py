@@ -58,7 +58,7 @@ def refreshed_metadata(planned: Planned) -> ImageMetadata:
     )
 
 
-def attributes_of(planned: Planned) -> dict[str, str | int | float | bool | None | list[str]]:
+def attributes_of(planned: Planned) -> dict[str, str | int | float | bool | list[str] | None]:
     """The sidecar's attributes where it has a row for the image, else those that the catalog holds."""
     if planned.item.attributes is not None:
         return planned.item.attributes

@@ -66,9 +66,7 @@ def index_items(
 class _Run:
     """The chain of one run: each method is a generator that pulls from the one before it."""
 
-    def __init__(
-        self, context: IndexingContext, backend: StorageBackend, outcomes: Outcomes, pool: Executor
-    ) -> None:
+    def __init__(self, context: IndexingContext, backend: StorageBackend, outcomes: Outcomes, pool: Executor) -> None:
         self._context = context
         self._backend = backend
         self._outcomes = outcomes
@@ -93,9 +91,7 @@ class _Run:
             ids = [item.image_id for item in chunk]
             known = self._context.catalog.images.known(generation.collection_id, generation.id, ids)
             for item in chunk:
-                planned = plan(
-                    item, known.get(item.image_id), restore_deleted=self._context.options.restore_deleted
-                )
+                planned = plan(item, known.get(item.image_id), restore_deleted=self._context.options.restore_deleted)
                 self._outcomes.listed(planned)
                 if planned.need is Need.CONTENT:
                     yield planned
@@ -117,9 +113,7 @@ class _Run:
             yield from self._outcomes.settle_by_content(chunk)
             self._progress()
 
-    def _prepared(
-        self, service: EmbeddingService, fresh: Iterator[Fetched], batch_size: int
-    ) -> Iterator[Prepared]:
+    def _prepared(self, service: EmbeddingService, fresh: Iterator[Fetched], batch_size: int) -> Iterator[Prepared]:
         """Yield what the model can take; refusals are settled here."""
         window = Window(2 * batch_size + self._context.options.fetch_threads, _IN_FLIGHT_BYTES)
         step = partial(prepare, service)
@@ -134,9 +128,7 @@ class _Run:
         """Embed one batch; when the model refuses it, one by one, so that the guilty image fails alone."""
         started = perf_counter()
         try:
-            vectors: Vectors | None = service.embed_prepared(
-                [one.pixels for one in batch if one.pixels is not None]
-            )
+            vectors: Vectors | None = service.embed_prepared([one.pixels for one in batch if one.pixels is not None])
         except ModelError as error:
             vectors = None
             if len(batch) == 1:

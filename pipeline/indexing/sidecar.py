@@ -46,9 +46,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             for row in reader:
                 if None in row:
-                    raise SidecarError(
-                        f"{path}, line {reader.line_num}: more cells than the header has columns"
-                    )
+                    raise SidecarError(f"{path}, line {reader.line_num}: more cells than the header has columns")
                 yield reader.line_num, {key: _cell(cell) for key, cell in row.items() if cell}
         except csv.Error as error:
             raise SidecarError(f"{path}, line {reader.line_num}: {error}") from error
@@ -94,6 +92,4 @@ def _checked(row: dict[str, Any], where: str) -> Attributes:
     except ValidationError as error:
         problem = error.errors()[0]
         key = str(problem["loc"][0])
-        raise SidecarError(
-            f"{where}: attribute '{key}' is no text, number, true/false or list of texts"
-        ) from error
+        raise SidecarError(f"{where}: attribute '{key}' is no text, number, true/false or list of texts") from error

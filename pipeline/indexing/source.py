@@ -13,7 +13,8 @@ from storage.records import Attributes
 # Endings by which a photo folder is told from its sidecars (.xmp, .txt, .mp4). What a file really is, the decoder
 # finds out from its bytes; a HEIC or RAW photo is listed so that it is refused visibly rather than passed over.
 IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .avif .mpo .heic .heif .jxl .jp2 .dng .cr2 .cr3 .nef .arw".split()
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".mpo"}
+    | {".heic", ".heif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw"}
 )
 
 

@@ -24,9 +24,7 @@ from pipeline.rerank.stream import Stream, VectorLookup
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 _CARRIED_PICKS = 20  # results; about what is seen together with the first picks of the next window
-_DECIMALS = (
-    9  # far above the rounding of float64, so that equal candidates tie and the more relevant one is taken
-)
+_DECIMALS = 9  # far above the rounding of float64, so that equal candidates tie and the more relevant one is taken
 
 
 def diversify(stream: Stream, vectors_of: VectorLookup, diversity: float, window: int) -> Stream:

@@ -13,9 +13,7 @@ from pipeline.rerank.stream import Stream, VectorLookup
 Matrix = np.ndarray[Any, np.dtype[np.float32]]
 
 _BLOCK = 32  # results compared at once: one matrix product each, and few results read that no page needs
-_ROUNDING = (
-    1e-6  # float32 cosines of equal vectors may be 1 - 1e-7; a threshold of 1.0 must still catch copies
-)
+_ROUNDING = 1e-6  # float32 cosines of equal vectors may be 1 - 1e-7; a threshold of 1.0 must still catch copies
 
 
 def drop_near_duplicates(stream: Stream, vectors_of: VectorLookup, threshold: float) -> Stream:

@@ -22,9 +22,7 @@ class RerankOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     normalize: bool = True  # scores become similarities, 1 - distance/2, instead of negative distances
-    min_score: float | None = (
-        None  # compared with the score as shown: similarity, or negative distance if raw
-    )
+    min_score: float | None = None  # compared with the score as shown: similarity, or negative distance if raw
     top_k: int = Field(default=10, ge=1)  # results on the page
     offset: int = Field(default=0, ge=0)  # results to skip before the page; ranks go on from there
     filter: Filter | None = None  # exact, on attributes
@@ -36,9 +34,7 @@ class RerankOptions(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _refuse_as_invalid_query(
-        cls, value: Any, handler: ModelWrapValidatorHandler[RerankOptions]
-    ) -> RerankOptions:
+    def _refuse_as_invalid_query(cls, value: Any, handler: ModelWrapValidatorHandler[RerankOptions]) -> RerankOptions:
         try:
             return handler(value)
         except ValidationError as error:

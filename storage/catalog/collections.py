@@ -49,9 +49,7 @@ class Collections:
 
     def _find(self, name: str) -> CollectionRecord | None:
         with self._database.read() as connection:
-            row = connection.execute(
-                select(tables.collections).where(tables.collections.c.name == name)
-            ).one_or_none()
+            row = connection.execute(select(tables.collections).where(tables.collections.c.name == name)).one_or_none()
         return None if row is None else _record(row)
 
     def list(self) -> list[CollectionRecord]:

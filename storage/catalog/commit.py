@@ -65,9 +65,7 @@ def _lock(connection: Connection, generation_id: int, *, removes: bool) -> Gener
     return lock_generation(connection, generation_id)
 
 
-def _still_live(
-    connection: Connection, collection_id: int, images: Sequence[ImageMetadata]
-) -> list[ImageMetadata]:
+def _still_live(connection: Connection, collection_id: int, images: Sequence[ImageMetadata]) -> list[ImageMetadata]:
     """Leave out those deleted meanwhile: a refresh has no vector to bring an image back with."""
     live: set[str] = set()
     columns = tables.images.c
@@ -129,8 +127,4 @@ def _failure_row(collection_id: int, failure: ImageFailure, moment: datetime) ->
 
 def _writable(text: str) -> str:
     """The text as every database takes it: a failure must never be lost because of its own odd file name."""
-    return (
-        text
-        if storable_text(text)
-        else text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
-    )
+    return text if storable_text(text) else text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")

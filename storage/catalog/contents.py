@@ -13,9 +13,7 @@ from storage.catalog.statements import chunks
 from storage.catalog.vector_bytes import unpack_vectors
 
 
-def known_contents(
-    connection: Connection, generation_id: int, hashes: Collection[str]
-) -> dict[str, KnownContent]:
+def known_contents(connection: Connection, generation_id: int, hashes: Collection[str]) -> dict[str, KnownContent]:
     """The vector of each sha256 that a live image with a vector in the generation has."""
     generation = find_generation(connection, generation_id)
     vectors, images = tables.vectors.c, tables.images.c

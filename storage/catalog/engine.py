@@ -20,9 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from storage.catalog import sqlite
 from storage.errors import CatalogError, CatalogUnavailable
 
-VERSION_TABLE = (
-    "catalog_version"  # Alembic's, named so that other programs in one PostgreSQL database do not meet
-)
+VERSION_TABLE = "catalog_version"  # Alembic's, named so that other programs in one PostgreSQL database do not meet
 
 # What a retry cannot mend: the statement or the data is wrong, so the program is, or the database was edited.
 _OUR_FAULT = (IntegrityError, ProgrammingError, DataError)
@@ -76,9 +74,7 @@ class Database:
         except DBAPIError as error:
             raise CatalogUnavailable(f"the catalog {self.name} cannot be used: {error.orig}") from error
         except PoolTimeout as error:
-            raise CatalogUnavailable(
-                f"too many threads use the catalog {self.name} at once: {error}"
-            ) from error
+            raise CatalogUnavailable(f"too many threads use the catalog {self.name} at once: {error}") from error
 
 
 def _url(address: str | Path) -> URL:
@@ -89,7 +85,5 @@ def _url(address: str | Path) -> URL:
     except ArgumentError as error:
         raise CatalogUnavailable(f"{address!r} is no path and no database URL") from error
     if url.get_backend_name() == "sqlite" and (not url.database or url.database == ":memory:"):
-        raise CatalogUnavailable(
-            "the catalog is a file: give a path (sqlite:///path); memory would keep nothing"
-        )
+        raise CatalogUnavailable("the catalog is a file: give a path (sqlite:///path); memory would keep nothing")
     return url

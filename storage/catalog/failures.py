@@ -22,9 +22,7 @@ class Failures:
 
     def count(self, collection_id: int) -> int:
         """How many images of the collection could not be indexed."""
-        statement = (
-            select(func.count()).select_from(tables.failures).where(_FAILURES.collection_id == collection_id)
-        )
+        statement = select(func.count()).select_from(tables.failures).where(_FAILURES.collection_id == collection_id)
         with self._database.read() as connection:
             return connection.execute(statement).scalar_one()
 
@@ -36,9 +34,7 @@ class Failures:
     def list(self, collection_id: int) -> list[FailureRecord]:
         """Every failure of the collection, by image id."""
         columns = [_FAILURES[name] for name in FailureRecord.__dataclass_fields__]
-        statement = (
-            select(*columns).where(_FAILURES.collection_id == collection_id).order_by(_FAILURES.image_id)
-        )
+        statement = select(*columns).where(_FAILURES.collection_id == collection_id).order_by(_FAILURES.image_id)
         with self._database.read() as connection:
             return [FailureRecord(**row) for row in connection.execute(statement).mappings()]
 

@@ -24,9 +24,7 @@ class Feed:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def changes(
-        self, generation_id: int, after_seq: int = 0, *, page: int = PAGE_CHANGES
-    ) -> Iterator[ChangePage]:
+    def changes(self, generation_id: int, after_seq: int = 0, *, page: int = PAGE_CHANGES) -> Iterator[ChangePage]:
         """Yield every change behind `after_seq` until there is none; no transaction stays open between pages.
 
         An image changed again moves to its new number, so a follower sees its newest state only. Raises

@@ -88,6 +88,4 @@ def _in_range(range_: Range) -> ColumnElement[bool]:
         (range_.lt, number.__lt__),
         (range_.lte, number.__le__),
     ]
-    return and_(
-        _ATTRIBUTES.kind == NUMBER, *(compare(float(bound)) for bound, compare in bounds if bound is not None)
-    )
+    return and_(_ATTRIBUTES.kind == NUMBER, *(compare(float(bound)) for bound, compare in bounds if bound is not None))

@@ -54,9 +54,7 @@ class Generations:
     def list(self, collection_id: int) -> list[Generation]:
         """Every generation of the collection, oldest first."""
         statement = (
-            select(tables.generations)
-            .where(_GENERATIONS.collection_id == collection_id)
-            .order_by(_GENERATIONS.id)
+            select(tables.generations).where(_GENERATIONS.collection_id == collection_id).order_by(_GENERATIONS.id)
         )
         with self._database.read() as connection:
             return [_generation(row) for row in connection.execute(statement)]
@@ -75,9 +73,7 @@ def lock_generation(connection: Connection, generation_id: int) -> Generation:
     ).one_or_none()
     generation = _existing(row, generation_id)
     if generation.state == "retired":
-        raise GenerationClosed(
-            f"generation {generation_id} ({generation.model}) is retired: it takes no commits"
-        )
+        raise GenerationClosed(f"generation {generation_id} ({generation.model}) is retired: it takes no commits")
     return generation
 
 
@@ -99,9 +95,7 @@ def take_sequence_numbers(connection: Connection, generation_id: int, count: int
         .where(_GENERATIONS.id == generation_id)
         .values(last_seq=_GENERATIONS.last_seq + count)
     )
-    last = connection.execute(
-        select(_GENERATIONS.last_seq).where(_GENERATIONS.id == generation_id)
-    ).scalar_one()
+    last = connection.execute(select(_GENERATIONS.last_seq).where(_GENERATIONS.id == generation_id)).scalar_one()
     return range(last - count + 1, last + 1)
 
 
@@ -129,9 +123,7 @@ def _insert_active(connection: Connection, collection_id: int, identity: ModelId
     }
     generation_id = insert_new(connection, tables.generations, values)
     connection.execute(
-        update(tables.collections)
-        .where(_COLLECTIONS.id == collection_id)
-        .values(active_generation_id=generation_id)
+        update(tables.collections).where(_COLLECTIONS.id == collection_id).values(active_generation_id=generation_id)
     )
     return find_generation(connection, generation_id)
 
@@ -160,9 +152,7 @@ def _generation(row: Row[Any]) -> Generation:
 
 
 def _mismatch(active: ModelIdentity, wanted: ModelIdentity) -> str:
-    differing = [
-        name for name in ModelIdentity.model_fields if getattr(active, name) != getattr(wanted, name)
-    ]
+    differing = [name for name in ModelIdentity.model_fields if getattr(active, name) != getattr(wanted, name)]
     return (
         f"the collection holds vectors of {active}, not of {wanted} (they differ in {', '.join(differing)}): "
         "vectors of two models cannot be compared. Use the first model, or choose another --collection"

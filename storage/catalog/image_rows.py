@@ -17,36 +17,26 @@ from storage.errors import CatalogError
 from storage.records import Attributes, ImageMetadata
 
 LONG_TEXT = "long_text"  # kind of a text too long to be indexed: its sha256 stands for it
-MAX_INDEXED_CHARACTERS = (
-    500  # PostgreSQL refuses index entries over 2,700 bytes; 500 characters are at most 2,000
-)
+MAX_INDEXED_CHARACTERS = 500  # PostgreSQL refuses index entries over 2,700 bytes; 500 characters are at most 2,000
 
 _METADATA = tuple(ImageMetadata.model_fields)
 _UPDATED = (*(name for name in _METADATA if name not in ("image_id", "created_at")), "deleted_at")
 _SHA256 = re.compile(r"[0-9a-f]{64}|")
 
 
-def write_images(
-    connection: Connection, collection_id: int, images: Sequence[ImageMetadata], moment: datetime
-) -> None:
+def write_images(connection: Connection, collection_id: int, images: Sequence[ImageMetadata], moment: datetime) -> None:
     """Insert or update live images and attributes; a deleted one comes back, `created_at` stays the first."""
     rows = [_image_row(collection_id, image, moment) for image in images]
-    rows.sort(
-        key=lambda row: str(row["image_id"])
-    )  # one lock order for all writers, and neighbours share a page
+    rows.sort(key=lambda row: str(row["image_id"]))  # one lock order for all writers, and neighbours share a page
     insert_or_update(connection, tables.images, rows, _UPDATED)
     write_attribute_rows(connection, collection_id, {row["image_id"]: row["attributes"] for row in rows})
 
 
-def write_attribute_rows(
-    connection: Connection, collection_id: int, attributes: dict[str, Attributes]
-) -> None:
+def write_attribute_rows(connection: Connection, collection_id: int, attributes: dict[str, Attributes]) -> None:
     """Replace all attribute rows of these images; the attributes are normal already."""
     table = tables.image_attributes
     for ids in chunks(attributes):
-        connection.execute(
-            delete(table).where(table.c.collection_id == collection_id, table.c.image_id.in_(ids))
-        )
+        connection.execute(delete(table).where(table.c.collection_id == collection_id, table.c.image_id.in_(ids)))
     rows = [
         {
             "collection_id": collection_id,

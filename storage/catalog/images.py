@@ -30,22 +30,16 @@ class Images:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def known(
-        self, collection_id: int, generation_id: int, image_ids: Collection[str]
-    ) -> dict[str, KnownImage]:
+    def known(self, collection_id: int, generation_id: int, image_ids: Collection[str]) -> dict[str, KnownImage]:
         """What the catalog has of these ids, deleted images included; unknown ids are left out."""
-        has_vector = (
-            _VECTORS.vector.is_not(None) & _VECTORS.sha256.is_not_distinct_from(_IMAGES.sha256)
-        ).label("ok")
+        has_vector = (_VECTORS.vector.is_not(None) & _VECTORS.sha256.is_not_distinct_from(_IMAGES.sha256)).label("ok")
         joined = tables.images.outerjoin(
             tables.vectors,
             (_VECTORS.generation_id == generation_id) & (_VECTORS.image_id == _IMAGES.image_id),
         )
         found: dict[str, KnownImage] = {}
         for ids in chunks(image_ids):
-            statement = (
-                select(tables.images, has_vector).select_from(joined).where(*_among(collection_id, ids))
-            )
+            statement = select(tables.images, has_vector).select_from(joined).where(*_among(collection_id, ids))
             with self._database.read() as connection:
                 for row in connection.execute(statement).mappings():
                     known = KnownImage(image_metadata(row), row["deleted_at"] is not None, bool(row["ok"]))
@@ -112,9 +106,7 @@ class Images:
         filter: Filter | None = None,  # noqa: A002 - the word that everybody looks for
     ) -> Iterator[ImageMetadata]:
         """Yield live images by id, from behind `after`, page by page: no transaction stays open between."""
-        statement = (
-            select(tables.images).where(*_live(collection_id, prefix, filter)).order_by(_IMAGES.image_id)
-        )
+        statement = select(tables.images).where(*_live(collection_id, prefix, filter)).order_by(_IMAGES.image_id)
         left = limit
         while left is None or left > 0:
             size = CHUNK if left is None else min(CHUNK, left)
@@ -134,9 +126,7 @@ def _among(collection_id: int, image_ids: Sequence[str]) -> tuple[ColumnElement[
     return (_IMAGES.collection_id == collection_id, _IMAGES.image_id.in_(image_ids))
 
 
-def _live_among(
-    connection: Connection, collection_id: int, image_ids: Collection[str]
-) -> dict[str, ImageMetadata]:
+def _live_among(connection: Connection, collection_id: int, image_ids: Collection[str]) -> dict[str, ImageMetadata]:
     found: dict[str, ImageMetadata] = {}
     for ids in chunks(image_ids):
         statement = select(tables.images).where(*_among(collection_id, ids), _IMAGES.deleted_at.is_(None))

@@ -40,9 +40,7 @@ class Jobs:
     def finish(self, job_id: int, state: JobState, counts: Mapping[str, int]) -> None:
         """Record how a run ended and what it counted. Raises CatalogError when there is no such run."""
         statement = (
-            update(tables.jobs)
-            .where(_JOBS.id == job_id)
-            .values(state=state, counts=dict(counts), finished_at=now())
+            update(tables.jobs).where(_JOBS.id == job_id).values(state=state, counts=dict(counts), finished_at=now())
         )
         with self._database.write() as connection:
             if connection.execute(statement).rowcount == 0:
@@ -51,10 +49,7 @@ class Jobs:
     def list(self, collection_id: int, limit: int = 20) -> list[JobRecord]:
         """The runs of the collection, newest first."""
         statement = (
-            select(tables.jobs)
-            .where(_JOBS.collection_id == collection_id)
-            .order_by(_JOBS.id.desc())
-            .limit(limit)
+            select(tables.jobs).where(_JOBS.collection_id == collection_id).order_by(_JOBS.id.desc()).limit(limit)
         )
         with self._database.read() as connection:
             return [JobRecord(**row) for row in connection.execute(statement).mappings()]

@@ -13,9 +13,7 @@ from storage.errors import CatalogUnavailable, SchemaMismatch
 
 REVISIONS = ("0001",)  # every migration, oldest first; the last one is what this program works with
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_UPGRADE_LOCK = (
-    0x76697375616C  # "visual": the PostgreSQL advisory lock that lets one process migrate at a time
-)
+_UPGRADE_LOCK = 0x76697375616C  # "visual": the PostgreSQL advisory lock that lets one process migrate at a time
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +30,7 @@ def ensure_schema(database: Database, *, create: bool) -> None:
         return
     _check_older(revision, database.name)
     if revision is None and not create:
-        raise CatalogUnavailable(
-            f"{database.name} holds no catalog: index something first, or name another place"
-        )
+        raise CatalogUnavailable(f"{database.name} holds no catalog: index something first, or name another place")
     with database.write() as connection:
         _lock(connection)
         revision = stored_revision(connection)  # another process may have done it meanwhile

@@ -12,17 +12,11 @@ from sqlalchemy import Connection, Engine, event
 
 from storage.errors import CatalogUnavailable, SchemaMismatch
 
-PAGE_BYTES = (
-    16 * 1024
-)  # one 512-d vector is 2 KiB: seven fit a page; in SQLite's 4 KiB pages each would waste half
+PAGE_BYTES = 16 * 1024  # one 512-d vector is 2 KiB: seven fit a page; in SQLite's 4 KiB pages each would waste half
 BUSY_TIMEOUT_SECONDS = 30  # the longest commit of another process that a writer waits for
 CACHE_KIB = 64 * 1024  # the indexes of a million images mostly fit
-CHECKPOINT_PAGES = (
-    4096  # 64 MiB of log between checkpoints, so that an index page is copied once, not many times
-)
-BEGIN_OPTION = (
-    "visual_search_begin"  # execution option of an engine: the statement that begins its transactions
-)
+CHECKPOINT_PAGES = 4096  # 64 MiB of log between checkpoints, so that an index page is copied once, not many times
+BEGIN_OPTION = "visual_search_begin"  # execution option of an engine: the statement that begins its transactions
 READ = "BEGIN"
 # Taking the write lock at the start: a transaction that reads first and then writes would otherwise work on
 # old data or fail at once with "database is locked", whatever the timeout.
@@ -55,9 +49,7 @@ def check_file(path: Path, version_table: str, *, create: bool) -> None:
     except OSError as error:
         raise CatalogUnavailable(f"the catalog {path} cannot be opened: {error.strerror}") from error
     if size < 0 and not create:
-        raise CatalogUnavailable(
-            f"there is no catalog at {path}: index something first, or name another place"
-        )
+        raise CatalogUnavailable(f"there is no catalog at {path}: index something first, or name another place")
     if size > 0:
         _check_tables(path, version_table)
 
@@ -94,7 +86,7 @@ def _enter_wal(connection: sqlite3.Connection) -> None:
         try:
             connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # of effect only before the first page
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        except sqlite3.OperationalError as error:  # noqa: PERF203 - waits anyway
+        except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)

@@ -15,9 +15,7 @@ from storage.catalog.statements import chunks
 _VECTORS = tables.vectors.c
 
 
-def delete_images(
-    connection: Connection, collection_id: int, image_ids: Sequence[str], moment: datetime
-) -> int:
+def delete_images(connection: Connection, collection_id: int, image_ids: Sequence[str], moment: datetime) -> int:
     """Mark the images deleted, write their tombstones, forget their failures; return how many were live."""
     deleted = 0
     for generation in lock_open_generations(connection, collection_id):

@@ -29,9 +29,7 @@ class LocalStorage:
     the inode is left out, because it changes when a folder is copied, on some network drives at each mount.
     """
 
-    def __init__(
-        self, root_path: str | Path, *, create: bool = True, max_bytes: int = DEFAULT_MAX_IMAGE_BYTES
-    ) -> None:
+    def __init__(self, root_path: str | Path, *, create: bool = True, max_bytes: int = DEFAULT_MAX_IMAGE_BYTES) -> None:
         """Open the folder, or make it. Raises StorageError when there is none and `create` is false."""
         self._root = without_links(_at_home(Path(root_path)))
         self._max_bytes = max_bytes

@@ -96,7 +96,7 @@ class S3Storage:
         name, uri = self._name(key), self.uri(key)
         with self._translated(uri):
             answer = self._client.get_object(Bucket=self._bucket, Key=name)
-            claimed = answer["ContentLength"]
+            claimed = answer.get("ContentLength", 0)  # a proxy that compresses leaves it out
             with closing(answer["Body"]) as body:
                 if claimed > self._max_bytes:
                     raise self._too_large(uri)
@@ -155,6 +155,8 @@ class S3Storage:
                 page = next(pages, None)
             if page is None:
                 return
+            if "Name" not in page:  # S3 always repeats the bucket's name; any other XML would list nothing
+                raise self._not_s3()
             for entry in page.get("Contents", []):
                 name = entry["Key"].removeprefix(self._prefix)
                 if not name or name.endswith("/"):
@@ -187,6 +189,12 @@ class S3Storage:
             "its name and the endpoint (endpoint_url, or the variable AWS_ENDPOINT_URL)"
         )
 
+    def _not_s3(self) -> StorageError:
+        return StorageError(
+            f"{self._client.meta.endpoint_url} does not answer like S3: check the endpoint (endpoint_url, or the "
+            "variable AWS_ENDPOINT_URL), also whether it begins with http:// or https://"
+        )
+
     @contextmanager
     def _translated(self, uri: str) -> Iterator[None]:
         try:
@@ -201,6 +209,8 @@ class S3Storage:
             raise StorageUnavailable(
                 f"{uri}: {error} Check the network and the endpoint (endpoint_url, or AWS_ENDPOINT_URL)"
             ) from error
+        except RecursionError as error:  # botocore follows a redirect to itself without end
+            raise self._not_s3() from error
         except sdk.BotoCoreError as error:
             raise StorageError(f"{uri}: {error}") from error
 

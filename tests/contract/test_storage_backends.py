@@ -14,7 +14,7 @@ import pytest
 from storage.errors import ImageNotFound, ImageTooLarge, InvalidKey
 from storage.images.backend import StorageBackend
 from storage.images.local import LocalStorage
-from storage.images.locate import ImageReader, split_uri
+from storage.images.locate import ImageReader, open_source, split_uri
 
 MAX_BYTES = 100_000
 ODD_KEYS = [
@@ -29,7 +29,7 @@ ODD_KEYS = [
     "dots/..hidden/...jpg",
     "tilde~*[1]{2}|^`<>;,=@$!().jpg",
     "colon:and\u00a0nbsp\u2028.jpg",
-    "line\\x0abreak.jpg",  # the spelling of a name with a line break in it
+    "tab\\x09character.jpg",  # the spelling of a name with a tab in it
     "back\\x5cslash.jpg",
 ]
 NO_KEYS = [
@@ -62,7 +62,8 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> StorageBackend:
     from storage.images.s3 import S3Storage
 
     bucket = request.getfixturevalue("s3_bucket")
-    return S3Storage(bucket.name, "photos", endpoint_url=bucket.endpoint_url, max_bytes=MAX_BYTES)
+    # one client for all, because boto3 takes 0.3 s to make one; S3Storage's own is tested with S3Storage
+    return S3Storage(bucket.name, "photos", max_bytes=MAX_BYTES, client=bucket.client)
 
 
 def _keys(objects: Iterator[Any]) -> list[str]:
@@ -140,18 +141,13 @@ def test_a_deleted_image_is_gone(storage: StorageBackend) -> None:
     assert _keys(storage.list()) == ["cats/jerry.jpg"]
 
 
-@pytest.mark.parametrize("key", NO_KEYS)
-@pytest.mark.parametrize("verb", ["get", "stat", "exists", "delete", "put"])
-def test_every_verb_refuses_what_is_no_key(storage: StorageBackend, verb: str, key: str) -> None:
-    arguments = (key, b"data") if verb == "put" else (key,)
-    with pytest.raises(InvalidKey):
-        getattr(storage, verb)(*arguments)
-
-
-@pytest.mark.parametrize("key", [key for key in NO_KEYS if key])
-def test_no_address_is_made_for_what_is_no_key(storage: StorageBackend, key: str) -> None:
-    with pytest.raises(InvalidKey):
-        storage.uri(key)
+@pytest.mark.parametrize("verb", ["get", "stat", "exists", "delete", "put", "uri"])
+def test_every_verb_refuses_what_is_no_key(storage: StorageBackend, verb: str) -> None:
+    for key in NO_KEYS if verb != "uri" else NO_KEYS[1:]:
+        arguments = (key, b"data") if verb == "put" else (key,)
+        with pytest.raises(InvalidKey):
+            pytest.fail(f"{verb} took {key!r}: {getattr(storage, verb)(*arguments)!r}")
+    assert list(storage.list()) == []
 
 
 @pytest.mark.parametrize("prefix", ["/", "../", "cats/../", "cats//", "./", "/etc"])
@@ -183,8 +179,7 @@ def test_seeded_random_trees_are_listed_completely_and_in_order(storage: Storage
     print("seed 11")
     generator = random.Random(11)
     keys = {
-        "/".join("".join(generator.choices("ab-.0 ", k=2)) + "x" for _level in range(generator.randint(1, 4)))
-        + ".jpg"
+        "/".join("".join(generator.choices("ab-.0 ", k=2)) + "x" for _level in range(generator.randint(1, 4))) + ".jpg"
         for _key in range(60)
     }
     for key in keys:
@@ -229,17 +224,34 @@ def test_keys_with_special_characters_make_the_round_trip(storage: StorageBacken
 
 
 @pytest.mark.parametrize("key", ["cats/tom.jpg", *ODD_KEYS])
-def test_an_address_is_one_line_below_the_stores_own_and_splits_into_a_readable_key(
-    storage: StorageBackend, key: str, monkeypatch: pytest.MonkeyPatch, s3_endpoint: str
-) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
-    uri = storage.put(key, key.encode()).uri
+def test_an_address_lies_below_the_stores_own_and_gives_the_key_back(storage: StorageBackend, key: str) -> None:
+    uri = storage.uri(key)
     assert uri.startswith(storage.uri(""))
     assert storage.uri("").endswith("/photos/")
-    assert uri.isprintable() or "\u2028" in key
     _store, whole_key = split_uri(uri)
     assert whole_key.endswith(f"photos/{key}")
-    assert ImageReader().read(uri) == key.encode()
+
+
+def test_every_recorded_address_can_be_read_again(
+    storage: StorageBackend, monkeypatch: pytest.MonkeyPatch, s3_endpoint: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    for key in ODD_KEYS:
+        storage.put(key, key.encode())
+    reader = ImageReader()
+    assert [reader.read(stored.uri).decode() for stored in storage.list()] == sorted(ODD_KEYS)
+
+
+def test_a_store_reopened_from_an_address_gives_the_same_addresses_and_etags(
+    storage: StorageBackend, monkeypatch: pytest.MonkeyPatch, s3_endpoint: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    storage.put("grüße/100% tom.jpg", b"tom")
+    (listed,) = storage.list()
+    assert list(open_source(storage.uri("")).list()) == [listed]
+    store, key = split_uri(listed.uri)
+    again = open_source(store).stat(key)
+    assert (again.uri, again.etag) == (listed.uri, listed.etag)
 
 
 def test_threads_may_share_a_storage(storage: StorageBackend) -> None:

@@ -1,4 +1,4 @@
-"""The real ViT-B/32 shape, with seeded random weights and the real tokenizer, against transformers' own pipeline."""
+"""The real ViT-B/32 shape, seeded random weights and the real tokenizer, against transformers' own pipeline."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ TEXTS = [
 ]
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not REAL_FILES.is_dir(), reason="the real tokenizer and configuration are not beside the project"),
+    pytest.mark.skipif(
+        not REAL_FILES.is_dir(), reason="the real tokenizer and configuration are not beside the project"
+    ),
 ]
 
 
@@ -42,8 +44,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(SEED)
         CLIPModel(CLIPConfig.from_pretrained(folder)).save_pretrained(folder, safe_serialization=True)
     transformers_logging.enable_progress_bar()
-    for name in ("config.json",):  # saving rewrites it in the newer form; the published one is what people have
-        shutil.copyfile(REAL_FILES / name, folder / name)
+    # saving rewrote it in the newer form; the published one is what people have
+    shutil.copyfile(REAL_FILES / "config.json", folder / "config.json")
     return folder
 
 

@@ -24,9 +24,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def settings(tmp_path):
-    return Settings(
-        data_dir=tmp_path / "data", model="baseline", fetch_threads=3, batch_size=4, commit_images=5
-    )
+    return Settings(data_dir=tmp_path / "data", model="baseline", fetch_threads=3, batch_size=4, commit_images=5)
 
 
 @pytest.fixture
@@ -260,13 +258,11 @@ def test_a_source_that_is_down_stops_the_run_instead_of_failing_every_image(coll
     assert collection.failures() == []
 
 
-def test_a_bucket_gives_the_same_vectors_as_a_folder(settings, photos, s3_bucket, tmp_path):
-    import boto3
-
+def test_a_bucket_gives_the_same_vectors_as_a_folder(settings, photos, s3_bucket, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_bucket.endpoint_url)
     keys = write_photos(photos, 5)
-    client = boto3.client("s3", endpoint_url=s3_bucket.endpoint_url)
     for key in keys:
-        client.upload_file(str(photos / key), s3_bucket.name, f"holiday/{key}")
+        s3_bucket.client.upload_file(str(photos / key), s3_bucket.name, f"holiday/{key}")
     with (
         ImageCollection("folder", settings=settings) as folder,
         ImageCollection("s3", settings=settings) as bucket,

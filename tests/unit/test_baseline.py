@@ -1,4 +1,4 @@
-"""The baseline descriptor and the service on top of it: what is promised of every embedder, without a model."""
+"""The baseline descriptor and the service on top of it: what every embedder promises, without a model."""
 
 from __future__ import annotations
 
@@ -81,7 +81,11 @@ def test_the_descriptor_is_the_same_on_every_machine(service: EmbeddingService) 
     vector = service.embed_image(photo())
     places = np.argsort(-vector, kind="stable")[:4]
     assert places.tolist() == [412, 419, 263, 413]
-    np.testing.assert_allclose(vector[places], [0.19266200065612793, 0.18602800369262695, 0.17134599387645721, 0.17002999782562256], atol=1e-5)
+    np.testing.assert_allclose(
+        vector[places],
+        [0.19266200065612793, 0.18602800369262695, 0.17134599387645721, 0.17002999782562256],
+        atol=1e-5,
+    )
 
 
 def test_identity_is_builtin_and_stable(service: EmbeddingService) -> None:

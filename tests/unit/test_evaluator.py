@@ -83,10 +83,9 @@ def test_the_depth_is_at_least_the_largest_k(service: NearestNeighborSearch, tmp
     assert result.means["recall@4"] == 1.0
 
 
-def test_many_queries_are_ranked_as_one_by_one_and_progress_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", [7])
+def test_many_queries_are_ranked_as_one_by_one_and_progress_is_told(tmp_path: Path, seed: int) -> None:
     """More queries than one batch holds."""
-    seed = 7
-    print(f"seed {seed}")
     vectors = np.random.default_rng(seed).normal(size=(150, 16))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     index = VectorIndex(16)
@@ -108,9 +107,7 @@ def test_unknown_ids_are_refused_and_named(service: NearestNeighborSearch, tmp_p
         ModelEvaluator(service).evaluate(truth)
 
 
-def test_without_strict_unknown_images_count_as_not_found(
-    service: NearestNeighborSearch, tmp_path: Path
-) -> None:
+def test_without_strict_unknown_images_count_as_not_found(service: NearestNeighborSearch, tmp_path: Path) -> None:
     truth = write_truth(tmp_path, {"a": ["b", "gone"], "nobody": ["a"]})
     told: list[tuple[int, int]] = []
     result = ModelEvaluator(service, [5], strict=False).evaluate(truth, lambda *done: told.append(done))
@@ -121,9 +118,7 @@ def test_without_strict_unknown_images_count_as_not_found(
     assert "counted as not found: 2 ids" in result.table()
 
 
-def test_without_strict_a_truth_of_strangers_is_refused(
-    service: NearestNeighborSearch, tmp_path: Path
-) -> None:
+def test_without_strict_a_truth_of_strangers_is_refused(service: NearestNeighborSearch, tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="no query is in the index"):
         ModelEvaluator(service, strict=False).evaluate(write_truth(tmp_path, {"x": ["a"]}))
 
@@ -144,13 +139,7 @@ def test_the_summary_is_exactly_as_promised() -> None:
     query = {"query_id": "q", "ground_truth": ["a"], "metrics": {}, "ranked_ids": [], "relevant_ranks": []}
     result = EvaluationResult.model_validate({"run": a_run([1, 5]), "means": means, "queries": [query] * 100})
     assert result.summary() == (
-        "Evaluation Results\n"
-        "=================\n"
-        "Queries: 100\n"
-        "Recall@1: 0.450\n"
-        "Recall@5: 0.720\n"
-        "mAP: 0.520\n"
-        "MRR: 0.610"
+        "Evaluation Results\n=================\nQueries: 100\nRecall@1: 0.450\nRecall@5: 0.720\nmAP: 0.520\nMRR: 0.610"
     )
 
 
@@ -160,9 +149,7 @@ def test_the_k_values_drive_the_recall_lines(service: NearestNeighborSearch, tmp
     assert recalls == ["Recall@1", "Recall@10", "Recall@20"]
 
 
-def test_the_table_shows_all_means_and_what_was_measured(
-    service: NearestNeighborSearch, tmp_path: Path
-) -> None:
+def test_the_table_shows_all_means_and_what_was_measured(service: NearestNeighborSearch, tmp_path: Path) -> None:
     path = write_truth(tmp_path, {"a": ["b", "d"]})
     table = ModelEvaluator(service, [1, 2]).evaluate(path).table()
     assert f"Model: {IDENTITY}" in table

@@ -47,9 +47,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_ground_truth(tmp_path / "absent.json")
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"{", b"\xff\xfe\xfa", b"[" * 100_000], ids=["empty", "cut", "bytes", "deep"]
-)
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe\xfa", b"[" * 100_000], ids=["empty", "cut", "bytes", "deep"])
 def test_what_is_no_json_is_refused(data: bytes) -> None:
     with pytest.raises(EvaluationError, match="is no JSON"):
         parse_ground_truth(data, "truth.json")

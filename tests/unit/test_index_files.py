@@ -33,9 +33,7 @@ DIMENSION = 4
 
 
 def contents(text: str) -> IndexContents:
-    return IndexContents(
-        3, 2, None, {"data.bin": text.encode() * 100, "same.bin": b"same"}, {"note": text.encode()}
-    )
+    return IndexContents(3, 2, None, {"data.bin": text.encode() * 100, "same.bin": b"same"}, {"note": text.encode()})
 
 
 def loaded(folder: Path) -> str:
@@ -162,9 +160,7 @@ print(len(seen), seen.count("old"), len(list(folder.iterdir())))
 """
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "fork"), reason="needs os.fork to be killed at every step in reasonable time"
-)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork to be killed at every step in reasonable time")
 def test_a_save_killed_at_any_step_leaves_the_old_index_or_the_new_one(tmp_path: Path) -> None:
     """Each fsync, rename and unlink of a save kills the process once before and once after it."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])}
@@ -239,9 +235,7 @@ def test_every_flipped_bit_cut_and_missing_file_is_refused(tmp_path: Path) -> No
     for name in names:
         data = (tmp_path / "good" / name).read_bytes()
         flips = {0, len(data) - 2, *rng.integers(0, len(data), 25).tolist()}
-        broken = [
-            data[:at] + bytes([data[at] ^ 1 << int(rng.integers(0, 7))]) + data[at + 1 :] for at in flips
-        ]
+        broken = [data[:at] + bytes([data[at] ^ 1 << int(rng.integers(0, 7))]) + data[at + 1 :] for at in flips]
         for content in (*broken, data[:-2], data[: len(data) // 2], b"", data + b"x", None):
             bad = tmp_path / "bad"
             shutil.copytree(tmp_path / "good", bad)
@@ -302,9 +296,7 @@ def test_a_manifest_with_a_valid_checksum_but_wrong_fields_is_refused(tmp_path: 
 def test_a_manifest_cannot_point_outside_its_own_data_files(tmp_path: Path, name: str) -> None:
     manifest = write_index_folder(tmp_path, contents("one"))
     entry = FileEntry(name=name, bytes=1, sha256="0" * 64)
-    (tmp_path / "manifest.json").write_bytes(
-        manifest_bytes(manifest.model_copy(update={"files": {"x": entry}}))
-    )
+    (tmp_path / "manifest.json").write_bytes(manifest_bytes(manifest.model_copy(update={"files": {"x": entry}})))
     with pytest.raises(IndexFileError, match="no data file"):
         read_manifest(tmp_path)
 
@@ -351,9 +343,7 @@ FORGED: dict[str, tuple[dict[str, bytes], int, str]] = {
 
 
 @pytest.mark.parametrize("case", FORGED)
-def test_contents_that_do_not_fit_together_are_refused_although_every_checksum_fits(
-    tmp_path: Path, case: str
-) -> None:
+def test_contents_that_do_not_fit_together_are_refused_although_every_checksum_fits(tmp_path: Path, case: str) -> None:
     files, count, message = FORGED[case]
     forged(tmp_path, files, count=count)
     with pytest.raises(IndexFileError, match=message):

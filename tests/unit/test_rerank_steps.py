@@ -27,9 +27,7 @@ SEED = 20240607
 
 
 def found(image_id: str, distance: float = 0.5, **attributes: AttributeValue) -> SearchResult:
-    return SearchResult(
-        rank=1, image_id=image_id, score=-distance, distance=distance, attributes=dict(attributes)
-    )
+    return SearchResult(rank=1, image_id=image_id, score=-distance, distance=distance, attributes=dict(attributes))
 
 
 def ids(stream: Iterator[SearchResult]) -> list[str]:
@@ -65,9 +63,7 @@ def counted(results: Sequence[SearchResult]) -> tuple[Iterator[SearchResult], li
 
 
 @pytest.mark.parametrize(("distance", "expected"), [(0.0, 1.0), (2.0, 0.0), (4.0, -1.0), (0.5, 0.75)])
-def test_similarity_of_unit_vectors_is_one_minus_half_the_squared_distance(
-    distance: float, expected: float
-) -> None:
+def test_similarity_of_unit_vectors_is_one_minus_half_the_squared_distance(distance: float, expected: float) -> None:
     assert similarity(distance) == expected
 
 
@@ -181,6 +177,22 @@ def test_mmr_gives_ties_to_the_more_relevant() -> None:
     vector = rng.normal(size=512)
     copies = np.tile(vector / np.linalg.norm(vector), (4, 1))
     assert mmr_order(np.full(4, 0.3), copies, 0.7) == [0, 1, 2, 3]
+
+
+def test_a_difference_that_is_only_rounding_is_a_tie() -> None:
+    vectors = np.array([at_angle(30), at_angle(30)])
+    assert mmr_order(np.array([0.3, 0.3 + 1e-13]), vectors, 0.5) == [0, 1]
+
+
+def test_diversity_carries_the_last_twenty_picks_of_a_window_into_the_next() -> None:
+    results, vectors_of = plane({f"{n:02}": n * 1.5 for n in range(60)})
+    vectors = vectors_of([result.image_id for result in results]).astype(float)
+    relevance = np.array([similarity(result.distance) for result in results])
+    first = mmr_order(relevance[:30], vectors[:30], 0.8)
+    second = mmr_order(relevance[30:], vectors[30:], 0.8, earlier=vectors[:30][first[-20:]])
+    expected = [results[row].image_id for row in (*first, *(30 + row for row in second))]
+    assert ids(diversify(iter(results), vectors_of, 0.8, 30)) == expected
+    assert second != mmr_order(relevance[30:], vectors[30:], 0.8, earlier=vectors[:30][first[:20]])
 
 
 def test_mmr_counts_the_picks_of_the_window_before() -> None:

@@ -18,9 +18,7 @@ from storage.vector_index import VectorIndex
 
 
 def identity(name: str) -> ModelIdentity:
-    return ModelIdentity(
-        name=name, revision="r", weights_fingerprint="w", preprocessing_fingerprint="p", dimension=2
-    )
+    return ModelIdentity(name=name, revision="r", weights_fingerprint="w", preprocessing_fingerprint="p", dimension=2)
 
 
 def answer(*distances: float, model: ModelIdentity | None = None) -> SearchResults:

@@ -24,9 +24,7 @@ class BruteForce:
 
     def search(self, query: Vectors, k: int, allowed: set[str]) -> list[tuple[str, float]]:
         ids = [image_id for image_id in self.vectors if image_id in allowed]
-        rows = np.array([self.vectors[image_id] for image_id in ids], dtype=np.float64).reshape(
-            len(ids), len(query)
-        )
+        rows = np.array([self.vectors[image_id] for image_id in ids], dtype=np.float64).reshape(len(ids), len(query))
         distances = ((rows - query) ** 2).sum(axis=1) if ids else []
         found = zip(distances, ids, strict=True)
         return [(image_id, distance) for distance, image_id in sorted(found)[:k]]
@@ -42,9 +40,7 @@ def tied_vectors(rng: np.random.Generator, count: int) -> Vectors:
 def scattered_vectors(rng: np.random.Generator, count: int) -> Vectors:
     """Gaussian directions in 24 dimensions drawn from a pool of 40, so that exact duplicates are common."""
     pool = np.random.default_rng(1).standard_normal((40, 24))
-    rows = np.where(
-        rng.random((count, 1)) < 0.5, pool[rng.integers(0, 40, count)], rng.standard_normal((count, 24))
-    )
+    rows = np.where(rng.random((count, 1)) < 0.5, pool[rng.integers(0, 40, count)], rng.standard_normal((count, 24)))
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -86,9 +82,7 @@ class Pair:
         exclude = self.some_ids(20, known=False)
         allowed = (set(self.brute.vectors) if only is None else only) - set(exclude)
         query = self.draw(self.numbers, 1)[0]
-        self.same(
-            self.index.search(query, k, only=only, exclude=exclude), self.brute.search(query, k, allowed)
-        )
+        self.same(self.index.search(query, k, only=only, exclude=exclude), self.brute.search(query, k, allowed))
 
     def search_many(self) -> None:
         k = self.choice.choice([1, 3, 20])
@@ -114,9 +108,7 @@ class Pair:
 
     def same(self, hits: list[Any], wanted: list[tuple[str, float]]) -> None:
         assert [hit.image_id for hit in hits] == [image_id for image_id, _ in wanted]
-        assert [hit.distance for hit in hits] == pytest.approx(
-            [distance for _, distance in wanted], abs=1e-14
-        )
+        assert [hit.distance for hit in hits] == pytest.approx([distance for _, distance in wanted], abs=1e-14)
 
 
 @pytest.mark.parametrize("draw", [tied_vectors, scattered_vectors])
@@ -124,9 +116,7 @@ class Pair:
 def test_random_operations_agree_with_a_brute_force(
     draw: Any, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        vector_index, "BLAS_THRESHOLD", 64
-    )  # so that these small batches take the BLAS path too
+    monkeypatch.setattr(vector_index, "BLAS_THRESHOLD", 64)  # so that these small batches take the BLAS path too
     monkeypatch.setattr(vector_index, "GATHER_ROWS", 40)  # and single queries both ways of filtering
     pair = Pair(draw, seed, tmp_path)
     operations = [pair.add, pair.upsert, pair.remove, pair.search, pair.search_many, pair.search_by_id]

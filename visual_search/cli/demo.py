@@ -21,17 +21,13 @@ EXAMPLES = """
 
 def command(
     *,
-    photos: Annotated[
-        Path | None, typer.Option("--photos", help="Your own folder instead of the samples.")
-    ] = None,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for everything the demo writes.")
-    ] = Path("demo-output"),
+    photos: Annotated[Path | None, typer.Option("--photos", help="Your own folder instead of the samples.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything the demo writes.")] = Path(
+        "demo-output"
+    ),
     model: Annotated[
         str | None,
-        typer.Option(
-            "--model", "-m", help="By default CLIP, or `baseline` with a notice when CLIP cannot be had."
-        ),
+        typer.Option("--model", "-m", help="By default CLIP, or `baseline` with a notice when CLIP cannot be had."),
     ] = None,
 ) -> None:
     """Index real photos, search them, measure the results and write a page with pictures."""

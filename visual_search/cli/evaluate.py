@@ -31,9 +31,7 @@ The file: `{"queries": [{"query_id": "q1.jpg", "ground_truth": ["img1.jpg", "img
 def command(  # noqa: PLR0913 - one parameter per command-line option
     ground_truth: Annotated[Path, typer.Argument(help="JSON file with queries and their relevant images.")],
     *,
-    k: Annotated[
-        list[int] | None, typer.Option("-k", min=1, help="Cut-offs; repeatable. Default: 1 5 10 20.")
-    ] = None,
+    k: Annotated[list[int] | None, typer.Option("-k", min=1, help="Cut-offs; repeatable. Default: 1 5 10 20.")] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -54,10 +52,8 @@ def command(  # noqa: PLR0913 - one parameter per command-line option
         if as_json:
             print_json(result.model_dump(mode="json"))
             return
-        generation = images.generation
         out = console()
-        out.print(result.summary(), markup=False)
-        out.print(f"\n{result.table()}", markup=False)
-        out.print(f"model: {generation.model if generation else 'none'}", markup=False, soft_wrap=True)
+        out.print(result.summary(), markup=False, soft_wrap=True)
+        out.print(f"\n{result.table()}", markup=False, soft_wrap=True)
         if output is not None:
             out.print(f"per query: {output.resolve()}", markup=False, soft_wrap=True)

@@ -63,7 +63,5 @@ def retry(
             f"{len(report.gone)} dropped because their file is gone"
         )
         for failure in remaining[:10]:
-            console().print(
-                f"  {failure.image_id}: {failure.reason}: {failure.message}", markup=False, soft_wrap=True
-            )
+            console().print(f"  {failure.image_id}: {failure.reason}: {failure.message}", markup=False, soft_wrap=True)
     raise typer.Exit(ExitCode.SOME_IMAGES_FAILED if report.failed else ExitCode.ALL_GOOD)

@@ -38,9 +38,7 @@ def list_(  # noqa: PLR0913 - one parameter per command-line option
     if as_json:
         print_json([image.model_dump(mode="json") for image in found])
         return
-    rows = [
-        (image.image_id, f"{image.width}x{image.height}", image.format, str(image.bytes)) for image in found
-    ]
+    rows = [(image.image_id, f"{image.width}x{image.height}", image.format, str(image.bytes)) for image in found]
     print_table(["image", "pixels", "format", "bytes"], rows)
     console().print(f"{len(found)} images")
 

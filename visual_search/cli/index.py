@@ -40,15 +40,11 @@ def command(  # noqa: PLR0913 - one parameter per command-line option
     *,
     model: Annotated[
         str | None,
-        typer.Option(
-            "--model", "-m", help="Hub name, checkpoint folder, or `baseline`.  [env: VISUAL_SEARCH_MODEL]"
-        ),
+        typer.Option("--model", "-m", help="Hub name, checkpoint folder, or `baseline`.  [env: VISUAL_SEARCH_MODEL]"),
     ] = None,
     attributes: Annotated[
         Path | None,
-        typer.Option(
-            "--attributes", help="CSV or JSON Lines file with attributes per image (column `image_id`)."
-        ),
+        typer.Option("--attributes", help="CSV or JSON Lines file with attributes per image (column `image_id`)."),
     ] = None,
     id_prefix: IdPrefix = "",
     include: Include = None,

@@ -12,9 +12,7 @@ from visual_search.collection import ImageCollection
 
 DataDir = Annotated[
     Path | None,
-    typer.Option(
-        "--data-dir", help="Folder of the catalog.  [env: VISUAL_SEARCH_DATA_DIR]", rich_help_panel="Where"
-    ),
+    typer.Option("--data-dir", help="Folder of the catalog.  [env: VISUAL_SEARCH_DATA_DIR]", rich_help_panel="Where"),
 ]
 CollectionName = Annotated[
     str | None,
@@ -27,13 +25,9 @@ CollectionName = Annotated[
 ]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option(
-        "--config", help="TOML file with settings.  [env: VISUAL_SEARCH_CONFIG]", rich_help_panel="Where"
-    ),
+    typer.Option("--config", help="TOML file with settings.  [env: VISUAL_SEARCH_CONFIG]", rich_help_panel="Where"),
 ]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print JSON on standard output.", rich_help_panel="Output")
-]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.", rich_help_panel="Output")]
 IdPrefix = Annotated[
     str, typer.Option("--id-prefix", help="Put this before each path to make the image id, e.g. `holiday/`.")
 ]

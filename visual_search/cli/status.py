@@ -35,10 +35,7 @@ def command(*, data_dir: DataDir = None, config: ConfigFile = None, as_json: AsJ
     )
     print_table(
         ["collection", "images", "failures", "model", "changes"],
-        [
-            (one.name, str(one.images), str(one.failures), one.model, str(one.last_seq))
-            for one in overview.collections
-        ],
+        [(one.name, str(one.images), str(one.failures), one.model, str(one.last_seq)) for one in overview.collections],
     )
     print_table(
         ["last runs", "state", "started", "source", "counts"],

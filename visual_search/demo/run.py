@@ -50,9 +50,8 @@ def run_demo(plan: DemoPlan, settings: Settings) -> Path:
         if ground_truth is not None:
             _evaluate(collection, ground_truth)
         page = plan.output / "results.html"
-        reader = collection.reader()
-        sections = [section_of(query, results, reader) for query, results in answers]
-        write_page(page, "Visual Search demo", sections, reader, notice)
+        sections = [section_of(query, results, collection) for query, results in answers]
+        write_page(page, "Visual Search demo", sections, collection.reader(), notice)
     console().print(f"\n[bold]Pictures:[/] open {page.resolve()}", soft_wrap=True)
     return page
 
@@ -61,7 +60,9 @@ def _open(settings: Settings, model: str | None) -> tuple[ImageCollection, str |
     """With CLIP when it can be had; else with `baseline`, and a notice that says so."""
     collection = ImageCollection(settings=settings.model_copy(update={"model": model or settings.model}))
     if (model or settings.model) == BASELINE:
-        return collection, _baseline_notice("as asked")
+        notice = _baseline_notice("as asked")
+        console().print(f"[bold yellow]NOTICE:[/] {notice}", soft_wrap=True)
+        return collection, notice
     console().print(f"Loading {collection.settings.model} …", markup=False)
     try:
         collection.embedding_service  # noqa: B018 - loads the model, which is the point
@@ -94,9 +95,7 @@ def _index(collection: ImageCollection, photos: Path) -> None:
         soft_wrap=True,
     )
     for failure in collection.failures():
-        console().print(
-            f"  {failure.image_id}: {failure.reason}: {failure.message}", markup=False, soft_wrap=True
-        )
+        console().print(f"  {failure.image_id}: {failure.reason}: {failure.message}", markup=False, soft_wrap=True)
 
 
 def _search(collection: ImageCollection, *, sample: bool) -> list[tuple[Query, SearchResults]]:

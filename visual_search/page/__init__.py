@@ -12,10 +12,10 @@ from PIL import Image
 
 from pipeline.decode import decode_image
 from pipeline.errors import DecodeError
-from pipeline.results import SearchResult, SearchResults
+from pipeline.results import SearchResults
 from storage.errors import StorageError
 from storage.images.locate import ImageReader
-from visual_search.collection import Query
+from visual_search.collection import ImageCollection, Query
 from visual_search.version import __version__
 
 _THUMBNAIL_PIXELS = 320  # longest side; sharp at the 220 CSS pixels of the grid
@@ -31,36 +31,33 @@ class Section:
     results: SearchResults
 
 
-def write_results_page(path: Path, query: Query, results: SearchResults, reader: ImageReader) -> None:
+def write_results_page(path: Path, query: Query, results: SearchResults, collection: ImageCollection) -> None:
     """Write the answer to one query. A picture that cannot be read any more is shown as missing, never left out."""
-    write_page(path, "Search results", [section_of(query, results, reader)], reader)
+    write_page(path, "Search results", [section_of(query, results, collection)], collection.reader())
 
 
-def section_of(query: Query, results: SearchResults, reader: ImageReader) -> Section:
+def section_of(query: Query, results: SearchResults, collection: ImageCollection) -> Section:
     """The query with its own picture beside its results."""
     if query.text is not None:
         return Section(f"“{query.text}”", None, results)
     if query.image_id is not None:
-        return Section(f"like {query.image_id}", None, results)
+        uri = collection.image(query.image_id).source_uri
+        return Section(f"like {query.image_id}", _thumbnail_of(uri, collection.reader()), results)
     picture = query.image
-    data = Path(picture).read_bytes() if isinstance(picture, (str, Path)) else picture
-    name = Path(picture).name if isinstance(picture, (str, Path)) else "this picture"
+    data = Path(picture).read_bytes() if isinstance(picture, str | Path) else picture
+    name = Path(picture).name if isinstance(picture, str | Path) else "this picture"
     return Section(f"like {name}", thumbnail(data) if isinstance(data, bytes) else None, results)
 
 
-def write_page(
-    path: Path, title: str, sections: list[Section], reader: ImageReader, notice: str | None = None
-) -> None:
+def write_page(path: Path, title: str, sections: list[Section], reader: ImageReader, notice: str | None = None) -> None:
     """Write several queries into one page."""
-    environment = Environment(
-        loader=PackageLoader("visual_search.page"), autoescape=True, undefined=StrictUndefined
-    )
+    environment = Environment(loader=PackageLoader("visual_search.page"), autoescape=True, undefined=StrictUndefined)
     html = environment.get_template("results.html").render(
         title=title,
         notice=notice,
         version=__version__,
         sections=[
-            (section, [(result, _picture_of(result, reader)) for result in section.results.results])
+            (section, [(result, _thumbnail_of(result.source_uri, reader)) for result in section.results.results])
             for section in sections
         ],
     )
@@ -77,8 +74,8 @@ def thumbnail(data: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _picture_of(result: SearchResult, reader: ImageReader) -> str | None:
+def _thumbnail_of(uri: str, reader: ImageReader) -> str | None:
     try:
-        return thumbnail(reader.read(result.source_uri))
+        return thumbnail(reader.read(uri))
     except (StorageError, DecodeError):
         return None  # the template says that the file is gone

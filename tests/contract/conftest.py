@@ -1,0 +1,42 @@
+"""Fixtures of the contract tests: each boundary once for every implementation."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from catalog_batches import MODEL
+
+from storage.catalog import Catalog, Generation
+
+
+@pytest.fixture(scope="session")
+def empty_sqlite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite catalog with its schema, made once: each test works on a copy."""
+    path = tmp_path_factory.mktemp("catalog") / "empty.db"
+    Catalog.open(path).close()
+    return path
+
+
+@pytest.fixture(params=["sqlite"])
+def catalog_address(request: pytest.FixtureRequest, empty_sqlite_file: Path, tmp_path: Path) -> str:
+    """The address of an empty catalog; another database is one more parameter here."""
+    assert request.param == "sqlite"
+    path = tmp_path / "catalog.db"
+    shutil.copyfile(empty_sqlite_file, path)
+    return f"sqlite:///{path.as_posix()}"
+
+
+@pytest.fixture
+def catalog(catalog_address: str) -> Iterator[Catalog]:
+    """An empty catalog."""
+    with Catalog.open(catalog_address) as opened:
+        yield opened
+
+
+@pytest.fixture
+def generation(catalog: Catalog) -> Generation:
+    """The active generation of a collection named `photos`."""
+    return catalog.generations.ensure_active(catalog.collections.ensure("photos").id, MODEL)
