@@ -1,7 +1,8 @@
 """What diversity (MMR), near-duplicate removal and min_score do to vectors recorded from the real CLIP ViT-B/32.
 
 Two tables of pages of ten among 691 images: asked with 500 captions (one right photo each), and asked with 500
-CIFAR-10 pictures (right: same label). Usage: python benchmarks/rerank_recorded_clip.py [SHARED_FOLDER]
+CIFAR-10 pictures (right: same label). All measures, MRR included, see the page only.
+Usage: python benchmarks/rerank_recorded_clip.py [SHARED_FOLDER]
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pipeline.search import NearestNeighborSearch
 from storage.vector_index import VectorIndex
 
 DEFAULT_SHARED = Path(__file__).resolve().parents[2] / "shared"
+VECTORS = Path("data") / "recorded-clip" / "recorded_clip_vitb32.npz"
 TOP_K = 10
 DIVERSITIES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 NEAR_DUPLICATES = (0.97, 0.95, 0.9, 0.85)
@@ -40,7 +42,7 @@ class Questions:
 
 def load(shared: Path) -> tuple[NearestNeighborSearch, Questions, Questions]:
     """Read the vectors and make the index, the captions and the pictures to ask with."""
-    with np.load(shared / "data" / "recorded-clip" / "recorded_clip_vitb32.npz", allow_pickle=False) as file:
+    with np.load(shared / VECTORS, allow_pickle=False) as file:
         data = {name: file[name] for name in file.files}
     ids = [Path(path).stem for path in data["image_path"].tolist()]
     index = VectorIndex(512)
@@ -117,7 +119,10 @@ def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shared", nargs="?", type=Path, default=DEFAULT_SHARED, help="folder with data/recorded-clip")
-    search, captions, pictures = load(parser.parse_args().shared)
+    shared = parser.parse_args().shared
+    if not (shared / VECTORS).is_file():
+        parser.error(f"there is no {shared / VECTORS}")
+    search, captions, pictures = load(shared)
     show(
         "Captions to photos (one right answer)",
         ["recall@1", "recall@5", "recall@10", "mrr"],

@@ -3,6 +3,7 @@
 VisualSearchError
 ├── SettingsError
 ├── InvalidFilter
+├── InvalidImageId
 ├── StorageError
 │   ├── InvalidKey
 │   ├── ImageNotFound
@@ -45,6 +46,12 @@ class InvalidFilter(VisualSearchError):
     """Raised when reading a filter: the text is none, or the filter is too large. A retry cannot help."""
 
     reason = "invalid_filter"
+
+
+class InvalidImageId(VisualSearchError):
+    """Raised while indexing: the image id is empty, too long or holds control characters. A retry cannot help."""
+
+    reason = "invalid_id"
 
 
 class StorageError(VisualSearchError):

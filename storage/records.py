@@ -13,6 +13,20 @@ AttributeValue = str | int | float | bool | None | list[str]
 Attributes = dict[str, AttributeValue]
 
 
+MAX_IMAGE_ID_CHARACTERS = 1024  # as long as an S3 key may be
+
+
+def image_id_problem(image_id: str) -> str | None:
+    """Say what keeps a text from being an image id; None when nothing does."""
+    if not image_id:
+        return "an image id is not empty"
+    if len(image_id) > MAX_IMAGE_ID_CHARACTERS:
+        return f"an image id has at most {MAX_IMAGE_ID_CHARACTERS} characters, this one has {len(image_id)}"
+    if any(ord(character) < 32 or ord(character) == 127 for character in image_id):
+        return "an image id holds no control characters"
+    return None
+
+
 class ModelIdentity(BaseModel):
     """Which model made a vector: vectors are comparable only if every field agrees."""
 
@@ -38,7 +52,7 @@ class ImageMetadata(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    image_id: str = Field(min_length=1, max_length=1024)
+    image_id: str
     source_uri: str = ""
     etag: str = ""
     sha256: str = ""
@@ -52,10 +66,10 @@ class ImageMetadata(BaseModel):
 
     @field_validator("image_id")
     @classmethod
-    def _no_control_characters(cls, value: str) -> str:
-        if any(ord(character) < 32 or ord(character) == 127 for character in value):
-            message = "an image id holds no control characters"
-            raise ValueError(message)
+    def _usable_id(cls, value: str) -> str:
+        problem = image_id_problem(value)
+        if problem is not None:
+            raise ValueError(problem)
         return value
 
 

@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from pipeline.audit import AuditReport, audit_source
 from pipeline.decode import DecodeLimits
+from pipeline.embedders.checkpoint import canonical_name
 from pipeline.embedding_service import EmbeddingService, ImageInput
 from pipeline.errors import InvalidQuery
 from pipeline.evaluate import EvaluationResult, evaluate_model
@@ -198,7 +199,7 @@ class ImageCollection:
 
     def _generation_or_new(self) -> Generation:
         generation = self.generation
-        wanted = self.settings.model
+        wanted = canonical_name(self.settings.model)
         if generation is None:
             return self.catalog.generations.ensure_active(self.record.id, self.embedding_service.identity)
         if "model" in self.settings.model_fields_set and wanted != generation.model.name:

@@ -67,12 +67,19 @@ def find_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return read_checkpoint(folder, name=str(folder.resolve()), revision="local")
+        return read_checkpoint(folder, name=canonical_name(name), revision="local")
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or "\\" in name:
         raise ModelUnavailable(f"there is no folder {name}. {_choices(name)}")
-    revision = revision or _PINNED_REVISIONS.get(name)
-    folder = _cached_snapshot(name, revision) or _download_snapshot(name, revision)
+    revisions = [revision] if revision else [*filter(None, [_PINNED_REVISIONS.get(name)]), None]
+    cached = (found for wanted in revisions if (found := _cached_snapshot(name, wanted)))
+    folder = next(cached, None) or _download_snapshot(name, revisions)
     return read_checkpoint(folder, name=name, revision=folder.name)  # a snapshot's folder is named by its commit
+
+
+def canonical_name(name: str) -> str:
+    """The name that a model's identity records: the full path of a folder, a hub name as it is."""
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else name
 
 
 def read_checkpoint(folder: Path, *, name: str, revision: str) -> Checkpoint:
@@ -127,15 +134,19 @@ def _cached_snapshot(name: str, revision: str | None) -> Path | None:
     return folder
 
 
-def _download_snapshot(name: str, revision: str | None) -> Path:
+def _download_snapshot(name: str, revisions: list[str | None]) -> Path:
+    """Download the first of these revisions that the hub has (None: its main branch)."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
+    revision, *others = revisions
     try:
         # The question comes first: without a network it fails at once, where a download tries for long.
         HfApi().model_info(name, revision=revision, timeout=_HUB_TIMEOUT_SECONDS)
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(_WANTED_FILES)))
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        if others and isinstance(error, RevisionNotFoundError):
+            return _download_snapshot(name, others)
         raise ModelUnavailable(
             f"the hub has no public model {name!r}{f' at {revision}' if revision else ''}. {_choices(name)}"
         ) from error

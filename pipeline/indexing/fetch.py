@@ -8,9 +8,9 @@ from time import perf_counter
 
 from pipeline.errors import IdTaken
 from pipeline.indexing.plan import Planned, attributes_of
-from storage.errors import VisualSearchError
+from storage.errors import InvalidImageId, VisualSearchError
 from storage.images.backend import StorageBackend
-from storage.records import ImageMetadata
+from storage.records import ImageMetadata, image_id_problem
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,19 @@ def fetch(backend: StorageBackend, planned: Planned) -> Fetched:
     """Read and hash one file; an expected error is returned with it, so that it fails alone."""
     started = perf_counter()
     try:
+        _check_id(planned.item.image_id)
         data = backend.get(planned.item.stored.key)
         sha256 = hashlib.sha256(data).hexdigest()
         error = _id_conflict(planned, sha256)
     except VisualSearchError as failure:
         return Fetched(planned, b"", 0, "", failure, perf_counter() - started)
     return Fetched(planned, data, len(data), sha256, error, perf_counter() - started)
+
+
+def _check_id(image_id: str) -> None:
+    problem = image_id_problem(image_id)
+    if problem is not None:
+        raise InvalidImageId(f"{problem}: rename the file, or index a folder deeper inside with a short --id-prefix")
 
 
 def _id_conflict(planned: Planned, sha256: str) -> IdTaken | None:

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from checkpoints import save_tiny_clip
 from pictures import jpeg, write_photos
 
 from pipeline.errors import InvalidQuery
@@ -98,6 +99,17 @@ def test_one_bad_image_is_recorded_with_its_reason_and_harms_nothing_else(collec
     audit = collection.audit(photos)
     assert audit.clean
     assert audit.by_problem() == {"failed": 3}
+
+
+def test_a_file_whose_path_is_too_long_for_an_id_fails_alone(collection, photos):
+    write_photos(photos, 3)
+    deep = photos.joinpath(*["d" * 200] * 6)
+    deep.mkdir(parents=True)
+    (deep / "deep.jpg").write_bytes(jpeg(40))
+    report = collection.index(photos)
+    assert _outcomes(report) == {"indexed": 3, "failed": 1}
+    assert report.failures_by_reason == {"invalid_id": 1}
+    assert collection.audit(photos).clean
 
 
 def test_equal_broken_files_each_have_their_own_failure(collection, photos):
@@ -207,6 +219,27 @@ def test_a_collection_keeps_its_model(collection, settings, photos, tmp_path):
         pytest.raises(ModelMismatch, match="another --collection"),
     ):
         mistaken.index(photos)
+
+
+def test_a_checkpoint_may_be_named_by_any_path_that_leads_to_it(settings, photos, tmp_path, monkeypatch):
+    save_tiny_clip(tmp_path / "checkpoint")
+    write_photos(photos, 2)
+    monkeypatch.chdir(tmp_path)
+    for path in ("checkpoint", str(tmp_path / "checkpoint")):
+        with ImageCollection(settings=settings.model_copy(update={"model": path})) as collection:
+            outcomes = _outcomes(collection.index(photos))
+    assert outcomes == {"unchanged": 2}
+
+
+def test_a_checkpoint_that_changed_under_its_name_is_refused(settings, photos, tmp_path):
+    save_tiny_clip(tmp_path / "checkpoint", seed=1)
+    write_photos(photos, 2)
+    chosen = settings.model_copy(update={"model": str(tmp_path / "checkpoint")})
+    with ImageCollection(settings=chosen) as collection:
+        collection.index(photos)
+    save_tiny_clip(tmp_path / "checkpoint", seed=2)
+    with ImageCollection(settings=chosen) as collection, pytest.raises(ModelMismatch, match="restore that checkpoint"):
+        collection.search(Query(image=photos / "odd" / "01.jpg"))
 
 
 def test_an_empty_or_unknown_collection_says_what_to_do(collection, settings, tmp_path):

@@ -48,7 +48,8 @@ class Hub(BaseHTTPRequestHandler):
             self._answer(files[path.rsplit("/", 1)[1]])
         else:
             self.send_response(404)
-            self.send_header("X-Error-Code", "RepoNotFound")
+            missing = "RevisionNotFound" if path.startswith(f"/api/models/{NAME}/revision/") else "RepoNotFound"
+            self.send_header("X-Error-Code", missing)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
@@ -139,3 +140,10 @@ def test_an_unreachable_hub_is_told_at_once_with_the_choices(no_hub: None) -> No
     message = str(caught.value)
     assert "openai/clip-vit-base-patch32" in message
     assert all(choice in message for choice in ("(1) connect", "(2) Copy a checkpoint", "(3) Use the model `baseline`"))
+
+
+def test_a_pinned_revision_that_the_hub_does_not_have_gives_way_to_its_main_branch(
+    hub: type[Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.embedders.checkpoint._PINNED_REVISIONS", {NAME: "f" * 40})
+    assert ClipEmbedder.load(NAME, device="cpu").identity.revision == COMMIT

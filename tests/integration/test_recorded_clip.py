@@ -76,7 +76,7 @@ def caption_means(recorded: Recorded, search: NearestNeighborSearch, only: Seque
     """Ask with each of the 500 captions; the one right answer is the photo it describes."""
     captions = [n for n, name in enumerate(recorded.text_sets) if name == "flickr8k"]
     names = [f"caption {n}" for n in captions]
-    answers = search.search_many(recorded.text_vectors[captions], names, k=1000, only=only)
+    answers = search.search_many(recorded.text_vectors[captions], names, k=100, only=only)
     truth = {name: [recorded.described[n]] for name, n in zip(names, captions, strict=True)}
     return evaluate_rankings(truth, {a.query_id: a.image_ids for a in answers}, [1, 5]).means
 
