@@ -70,7 +70,8 @@ def find_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
         return read_checkpoint(folder, name=canonical_name(name), revision="local")
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or "\\" in name:
         raise ModelUnavailable(f"there is no folder {name}. {_choices(name)}")
-    revisions = [revision] if revision else [*filter(None, [_PINNED_REVISIONS.get(name)]), None]
+    pinned = _PINNED_REVISIONS.get(name)
+    revisions: list[str | None] = [revision] if revision or not pinned else [pinned, None]
     cached = (found for wanted in revisions if (found := _cached_snapshot(name, wanted)))
     folder = next(cached, None) or _download_snapshot(name, revisions)
     return read_checkpoint(folder, name=name, revision=folder.name)  # a snapshot's folder is named by its commit

@@ -72,7 +72,7 @@ def _read_all(descriptor: int, size_bytes: int, max_bytes: int, path: Path) -> b
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that its name holds the old bytes or all the new ones, also after a power cut.
 
-    A replaced file of equal size always had another modification time, so that the etag changes.
+    The modification time is later than that of a replaced file of equal size, so that the etag changes.
     """
     temporary = path.with_name(f"{_TEMPORARY_PREFIX}{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}")
     try:
@@ -88,7 +88,10 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def _make_newer(temporary: Path, replaced: Path) -> None:
-    """Two writes within one tick of the file system's clock (4 ms on ext4) would share their timestamp."""
+    """Two writes within one tick of the file system's clock (4 ms on older Linux) would share their time.
+
+    Later than the replaced one, not only different: a third version must not get the time of the first.
+    """
     with suppress(FileNotFoundError):
         old, new = replaced.stat(), temporary.stat()
         if old.st_size == new.st_size and old.st_mtime_ns >= new.st_mtime_ns:

@@ -18,8 +18,8 @@ def walk(root: Path, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
 
     Memory holds the names of one folder and of those above it. Links to files inside the root are followed;
     links to folders are not (their files are listed where they are, and a link may lead in a circle). Links
-    that lead out, fifos, devices and sockets are left out, each with a warning in the log; broken links and
-    files that vanish meanwhile, silently. Raises StorageDenied at a folder that may not be read (never a
+    that lead out, fifos, devices, sockets and broken links are left out, each with a warning in the
+    log; files that vanish meanwhile, silently. Raises StorageDenied at a folder that may not be read (never a
     listing with a hole), StorageUnavailable when the root itself is gone.
     """
     pending = [(root, "", iter(_names_in(root, root)))]
@@ -81,6 +81,8 @@ def _regular_file(path: Path, root: Path) -> os.stat_result | None:
                 return None
             info = real.lstat()
     except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            _log.warning("left out %r: the link leads to nothing", str(path))
         return None
     except OSError as error:
         raise as_storage_error(error, path) from error

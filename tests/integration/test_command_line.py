@@ -129,7 +129,7 @@ def test_filters_groups_and_the_page_with_pictures(run, home):
         "odd/03.jpg",
     ]
     page = (home / "page.html").read_text()
-    assert page.count("data:image/jpeg;base64,") == 3
+    assert page.count("data:image/jpeg;base64,") == 4  # the query and three results
     assert "&lt;b&gt;sea&lt;/b&gt;" in page
     assert "<b>sea" not in page
     grouped = run("search", "--id", "even/02.jpg", "--filter", "label", "--group-by", "label", "--json")

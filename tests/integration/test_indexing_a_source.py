@@ -8,10 +8,13 @@ import pytest
 from checkpoints import save_tiny_clip
 from pictures import jpeg, write_photos
 
-from pipeline.errors import InvalidQuery
+from pipeline.embedding_service import EmbeddingService
+from pipeline.errors import InvalidQuery, ModelError
 from pipeline.indexing.report import IndexReport
+from storage.catalog import IndexBatch
 from storage.errors import ModelMismatch, StorageError, StorageUnavailable, UnknownCollection, UnknownImageId
 from storage.images.local import LocalStorage
+from storage.records import ImageMetadata
 from storage.settings import Settings
 from visual_search.collection import ImageCollection, Query, SourceSelection
 
@@ -309,3 +312,38 @@ def test_a_bucket_gives_the_same_vectors_as_a_folder(settings, photos, s3_bucket
             bucket.search_service.index.reconstruct_many(keys),
         )
         assert bucket.reader().read(bucket.image(keys[0]).source_uri) == (photos / keys[0]).read_bytes()
+
+
+class _RefusesBatches(EmbeddingService):
+    """The real service on `baseline`, except that its model refuses a batch that holds one certain picture."""
+
+    def __init__(self) -> None:
+        super().__init__("baseline")
+        self.guilty = self.prepare(jpeg(2)).pixels
+
+    def embed_prepared(self, batch):
+        if any(np.array_equal(pixels, self.guilty) for pixels in batch):
+            raise ModelError("the vector is not finite")
+        return super().embed_prepared(batch)
+
+
+def test_an_image_that_the_model_refuses_fails_alone_and_its_batch_goes_on(collection, photos):
+    write_photos(photos, 8)
+    collection.__dict__["embedding_service"] = _RefusesBatches()
+    report = collection.index(photos)
+    assert _outcomes(report) == {"indexed": 7, "failed": 1}
+    (failure,) = collection.failures()
+    assert (failure.image_id, failure.reason) == ("even/02.jpg", "model_error")
+
+
+def test_the_audit_sees_an_index_that_disagrees_and_a_vector_that_is_missing(collection, photos):
+    keys = write_photos(photos, 3)
+    collection.index(photos)
+    index = collection.search_service.index
+    index.remove(keys[0])
+    audit = collection.audit(photos)
+    assert [(one.image_id, one.problem) for one in audit.findings] == [(keys[0], "index_mismatch")]
+    changed = ImageMetadata.model_validate(collection.image(keys[1]).model_dump() | {"sha256": "0" * 64})
+    collection.catalog.commit(collection.generation.id, IndexBatch(refreshed=[changed]))
+    problems = {one.image_id: one.problem for one in collection.audit(photos).findings}
+    assert problems[keys[1]] == "vector_missing"

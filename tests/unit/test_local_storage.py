@@ -356,13 +356,21 @@ def test_the_users_umask_decides_who_may_read_a_stored_image(storage: LocalStora
     assert stat.S_IMODE((root / "tom.jpg").stat().st_mode) == 0o640
 
 
-def test_a_replaced_file_of_equal_size_gets_another_etag_even_with_a_time_in_the_future(
-    storage: LocalStorage, root: Path
+@posix_only
+def test_versions_of_equal_size_written_within_one_tick_of_the_clock_have_different_etags(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storage.put("tom.jpg", b"old")
-    os.utime(root / "tom.jpg", (4e9, 4e9))
-    old = storage.stat("tom.jpg")
-    assert storage.put("tom.jpg", b"new").etag != old.etag
+    """Here the clock stands still, for three versions: the third must not look like the first either."""
+    really_sync = os.fsync
+
+    def sync_and_stop_the_clock(descriptor: int) -> None:
+        really_sync(descriptor)
+        os.utime(descriptor, ns=(10**18, 10**18))
+
+    monkeypatch.setattr(os, "fsync", sync_and_stop_the_clock)
+    etags = [storage.put("tom.jpg", version).etag for version in (b"one", b"two", b"six")]
+    assert len(set(etags)) == 3
+    assert storage.stat("tom.jpg").etag == etags[-1]
 
 
 # --- listing
