@@ -18,9 +18,9 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "Python 3.10 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
+	$(BIN)/python -m pip install --quiet --quiet --constraint constraints.txt --upgrade pip
 	@echo "Installing (torch is the large one; a few minutes) ..."
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[demo]'
+	$(BIN)/python -m pip install --quiet --quiet --constraint constraints.txt --group dev --editable '.[demo]'
 	@touch $(READY)
 
 demo: $(READY)  ## Index and search real photos; PHOTOS=~/Pictures takes your own, MODEL=... another model

@@ -92,7 +92,7 @@ class Outcomes:
         if any(self._counts.values()):
             started = perf_counter()
             batch = IndexBatch(upserts=self._upserts, refreshed=self._refreshed, failures=self._failures)
-            self._context.catalog.commit(self._context.generation.id, batch)
+            self._context.commit(batch)
             self.report.spend("commit", perf_counter() - started)
             self.report.count(self._counts, [failure.reason for failure in self._failures])
             self._in_flight.committed()

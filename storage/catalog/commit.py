@@ -30,24 +30,29 @@ from storage.records import ImageMetadata
 
 
 def commit_batch(database: Database, generation_id: int, batch: IndexBatch) -> int:
-    """Write the batch, all or nothing; return the generation's newest sequence number.
+    """Write the batch in a transaction of its own; return the generation's newest sequence number."""
+    with database.write() as connection:
+        return write_batch(connection, generation_id, batch)
+
+
+def write_batch(connection: Connection, generation_id: int, batch: IndexBatch) -> int:
+    """Write the batch within the caller's transaction; return the generation's newest sequence number.
 
     In this order: removals, upserts and refreshes (which clear their images' failures), failures.
     """
     _check_ids(batch)
     moment = now()
-    with database.write() as connection:
-        generation = _lock(connection, generation_id, removes=bool(batch.removed))
-        collection_id = generation.collection_id
-        if batch.removed:
-            delete_images(connection, collection_id, batch.removed, moment)
-        refreshed = _still_live(connection, collection_id, batch.refreshed)
-        written = [*(image.metadata for image in batch.upserts), *refreshed]
-        write_images(connection, collection_id, written, moment)
-        clear_failures(connection, collection_id, [image.image_id for image in written])
-        _write_vectors(connection, generation, batch.upserts)
-        _write_failures(connection, collection_id, batch.failures, moment)
-        return find_generation(connection, generation_id).last_seq
+    generation = _lock(connection, generation_id, removes=bool(batch.removed))
+    collection_id = generation.collection_id
+    if batch.removed:
+        delete_images(connection, collection_id, batch.removed, moment)
+    refreshed = _still_live(connection, collection_id, batch.refreshed)
+    written = [*(image.metadata for image in batch.upserts), *refreshed]
+    write_images(connection, collection_id, written, moment)
+    clear_failures(connection, collection_id, [image.image_id for image in written])
+    _write_vectors(connection, generation, batch.upserts)
+    _write_failures(connection, collection_id, batch.failures, moment)
+    return find_generation(connection, generation_id).last_seq
 
 
 def _check_ids(batch: IndexBatch) -> None:
