@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 # Two processes at most: the suite starts processes of its own, and torch brings its threads.
 TEST_PROCESSES ?= 2
 
-.PHONY: help setup demo test check format bench constraints clean
+.PHONY: help setup demo up test check format bench constraints clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)  ## Index and search real photos; PHOTOS=~/Pictures takes your own, MODEL=... another model
 	$(BIN)/visual-search demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(MODEL),--model "$(MODEL)")
+
+up: $(READY)  ## Run workers, aggregator, schedules and a bundled Valkey in this terminal; ARGS='--workers 2'
+	exec $(BIN)/visual-search up $(ARGS)
 
 test: $(READY)  ## Run all tests with line coverage (at least 90 %)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --cov --cov-fail-under=90 $(ARGS)

@@ -88,6 +88,9 @@ _OPENERS: dict[str, Callable[[BytesIO], ImageFile]] = {
 }
 
 
+LARGE_PIXELS = 32_000_000  # 96 MB as RGB; phones and most cameras stay below
+
+
 @dataclass(frozen=True)
 class DecodeLimits:
     """Caps that are checked before anything is decoded: encoded bytes, and pixels (width x height)."""
@@ -119,6 +122,18 @@ def decode_image(data: bytes, limits: DecodeLimits | None = None) -> DecodedImag
         raise TooManyBytes(f"{len(data):,} bytes are more than the cap of {limits.max_bytes:,}")
     name = recognise_format(data)
     return _guarded(lambda: _OPENERS[name](BytesIO(data)), name, limits)
+
+
+def is_large(data: bytes, limits: DecodeLimits) -> bool:
+    """Whether decoding these bytes takes so much memory that it should be done alone; reads the header only.
+
+    Raises nothing: what is refused is refused by `decode_image`.
+    """
+    try:
+        width, height = _OPENERS[recognise_format(data)](BytesIO(data)).size
+    except (UnsupportedFormat, Image.DecompressionBombError, Image.DecompressionBombWarning, *_PILLOW_ERRORS):
+        return False
+    return LARGE_PIXELS < width * height <= limits.max_pixels
 
 
 def upright_rgb(picture: Image.Image, limits: DecodeLimits | None = None) -> DecodedImage:

@@ -7,14 +7,16 @@ Knows neither index nor catalog, and imports torch only through the model that i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import TypeAlias
 
 import numpy as np
 from PIL import Image
 
-from pipeline.decode import DecodedImage, DecodeLimits, decode_image, upright_rgb
+from pipeline.decode import DecodedImage, DecodeLimits, decode_image, is_large, upright_rgb
 from pipeline.embedders.base import Embedder, Pixels, Vectors
 from pipeline.embedders.registry import load_embedder
 from pipeline.errors import TooManyBytes
@@ -51,6 +53,7 @@ class EmbeddingService:
         self._embedder = embedder or load_embedder(model_name, device=device, dtype=dtype, batch_size=batch_size)
         self._batch_size = batch_size or self._embedder.batch_size
         self._limits = limits or DecodeLimits()
+        self._one_large_at_a_time = Lock()  # decoded, a picture at the cap takes 600 MB: not one for each thread
 
     @property
     def identity(self) -> ModelIdentity:
@@ -72,9 +75,11 @@ class EmbeddingService:
 
         Raises a DecodeError for a refused picture, a StorageError for a path that cannot be read.
         """
-        decoded = self._decode(image)
-        pixels = self._embedder.prepare(decoded.picture)
-        return PreparedImage(pixels, decoded.width, decoded.height, decoded.format)
+        if isinstance(image, Image.Image):
+            return self._prepared(upright_rgb(image, self._limits))
+        data = image if isinstance(image, bytes) else _read(Path(image), self._limits.max_bytes)
+        with self._one_large_at_a_time if is_large(data, self._limits) else nullcontext():
+            return self._prepared(decode_image(data, self._limits))
 
     def embed_prepared(self, batch: Sequence[Pixels]) -> Vectors:
         """Embed what `prepare` made: (n, dimension) float32, unit length, in order."""
@@ -105,11 +110,9 @@ class EmbeddingService:
         vector: Vectors = self.embed_texts([text])[0]
         return vector
 
-    def _decode(self, image: ImageInput) -> DecodedImage:
-        if isinstance(image, Image.Image):
-            return upright_rgb(image, self._limits)
-        data = image if isinstance(image, bytes) else _read(Path(image), self._limits.max_bytes)
-        return decode_image(data, self._limits)
+    def _prepared(self, decoded: DecodedImage) -> PreparedImage:
+        pixels = self._embedder.prepare(decoded.picture)
+        return PreparedImage(pixels, decoded.width, decoded.height, decoded.format)
 
 
 def _read(path: Path, max_bytes: int) -> bytes:

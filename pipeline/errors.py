@@ -14,6 +14,8 @@ PipelineError
 ├── InvalidQuery                invalid_query
 ├── IdTaken                     id_taken
 ├── SidecarError                broken_sidecar
+├── GateFailed                  gate_failed
+├── ReindexIncomplete           reindex_incomplete
 └── EvaluationError             broken_ground_truth
 """
 
@@ -102,6 +104,18 @@ class SidecarError(PipelineError):
     """Raised when reading attributes from a file: a line cannot be used. A retry cannot help."""
 
     reason = "broken_sidecar"
+
+
+class GateFailed(PipelineError):
+    """Raised by reindexing: the new generation measures worse than allowed. The active one stays."""
+
+    reason = "gate_failed"
+
+
+class ReindexIncomplete(PipelineError):
+    """Raised by reindexing: some images have no vector of the new model. The active generation stays."""
+
+    reason = "reindex_incomplete"
 
 
 class EvaluationError(PipelineError):

@@ -11,14 +11,17 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
+from pipeline.decode import upright_rgb
 from pipeline.embedders.base import Pixels
 from pipeline.embedding_service import EmbeddingService, ImageInput
-from pipeline.errors import DecodeError
+from pipeline.errors import IdTaken
 from pipeline.indexing.chunks import chunks
 from pipeline.indexing.source import IMAGE_SUFFIXES
+from storage.attributes import normal_attributes
 from storage.errors import (
     ImageNotFound,
     IndexFileError,
+    InvalidImageId,
     ModelMismatch,
     StorageDenied,
     StorageError,
@@ -26,7 +29,7 @@ from storage.errors import (
 )
 from storage.images.backend import StorageBackend
 from storage.index_files import read_attachment
-from storage.records import Attributes, ImageMetadata
+from storage.records import Attributes, ImageMetadata, image_id_problem
 from storage.vector_index import VectorIndex
 
 _METADATA_FILE = "metadata.json"
@@ -63,12 +66,13 @@ class IndexingService:
         self.embedding_service = embedding_service
         self.index = index
         self.metadata: dict[str, ImageMetadata] = {}
+        self._owners: dict[str, str] = {}  # stored address -> image id
         index.model = embedding_service.identity
 
     def index_image(self, image: ImageInput, image_id: str, attributes: Attributes | None = None) -> ImageMetadata:
         """Store and index one picture (file path, encoded bytes or a PIL image), replacing what had this id.
 
-        Encoded bytes are stored as they are; a PIL image without a file behind it is stored as PNG.
+        Encoded bytes and files are stored as they are; a PIL image is stored as PNG, as it is embedded: upright, RGB.
         Raises DecodeError or StorageError; the index is then as it was.
         """
         report = self.index_images([(image_id, image)], attributes={image_id: attributes or {}})
@@ -89,7 +93,7 @@ class IndexingService:
                 try:
                     data = _encoded(image)
                     entries.append((data, self._describe(image_id, data, (attributes or {}).get(image_id))))
-                except (DecodeError, StorageError) as error:
+                except VisualSearchError as error:
                     report.failures[image_id] = error
             self._index(entries, report, store=True)
         return report
@@ -104,7 +108,7 @@ class IndexingService:
                 try:
                     data = self.storage.get(key)
                     entries.append((data, self._describe(key, data, None, key=key)))
-                except (DecodeError, StorageError) as error:
+                except VisualSearchError as error:
                     report.failures[key] = error
             self._index(entries, report, store=False)
         return report
@@ -135,13 +139,20 @@ class IndexingService:
         except ValueError as error:
             raise IndexFileError(f"{path}: the metadata beside the index cannot be read: {error}") from error
         service.metadata = {entry.image_id: entry for entry in entries}
+        service._owners = {entry.source_uri: entry.image_id for entry in entries}
         return service
 
     def _describe(
         self, image_id: str, data: bytes, attributes: Attributes | None, key: str | None = None
     ) -> _Described:
+        problem = image_id_problem(image_id)
+        if problem is not None:
+            raise InvalidImageId(problem)
         prepared = self.embedding_service.prepare(data)
         key = key or _key_of(image_id, prepared.format)
+        owner = self._owners.setdefault(self.storage.uri(key), image_id)
+        if owner != image_id:
+            raise IdTaken(f"image id '{image_id}' would be stored as '{key}', which holds the image '{owner}'")
         metadata = ImageMetadata(
             image_id=image_id,
             source_uri=self.storage.uri(key),
@@ -150,7 +161,7 @@ class IndexingService:
             height=prepared.height,
             format=prepared.format,
             bytes=len(data),
-            attributes=attributes or {},
+            attributes=normal_attributes(attributes or {}),
         )
         return _Described(key, metadata, prepared.pixels)
 
@@ -187,7 +198,7 @@ def _encoded(image: ImageInput) -> bytes:
         return image
     if isinstance(image, Image.Image):
         buffer = io.BytesIO()
-        image.save(buffer, format="PNG")
+        upright_rgb(image).picture.save(buffer, format="PNG")
         return buffer.getvalue()
     try:
         return Path(image).read_bytes()

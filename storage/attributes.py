@@ -66,6 +66,11 @@ def normal_attributes(attributes: Attributes) -> Attributes:
     return kept
 
 
+def same_attributes(old: Attributes, new: Attributes) -> bool:
+    """Whether nothing changes; `==` alone would take True for 1."""
+    return old == new and all(type(old[key]) is type(new[key]) for key in new)
+
+
 def _check_key(key: str) -> None:
     if not key or len(key) > MAX_KEY_CHARACTERS or not storable_text(key):
         raise InvalidAttribute(

@@ -22,6 +22,8 @@ VisualSearchError
 │   ├── InvalidCollectionName
 │   ├── InvalidAttribute
 │   ├── GenerationClosed
+│   ├── GenerationIncomplete
+│   ├── UnknownGeneration
 │   └── ModelMismatch
 └── pipeline.errors.PipelineError …
 """
@@ -164,7 +166,37 @@ class GenerationClosed(CatalogError):
     reason = "generation_closed"
 
 
+class GenerationIncomplete(CatalogError):
+    """Raised when switching to a generation that lacks vectors of live images. Fill it first (`reindex`)."""
+
+    reason = "generation_incomplete"
+
+
+class UnknownGeneration(CatalogError):
+    """Raised when a generation is named that is not there. A retry cannot help."""
+
+    reason = "unknown_generation"
+
+
 class ModelMismatch(CatalogError):
     """Raised when vectors of two models would mix in one generation. Use another collection or reindex."""
 
     reason = "model_mismatch"
+
+
+class UnknownJob(CatalogError):
+    """Raised by the SQL catalog: there is no job with this number. A retry cannot help."""
+
+    reason = "unknown_job"
+
+
+class JobClosed(CatalogError):
+    """Raised when adding to a job that was cancelled, has finished, or is listed by another process by now."""
+
+    reason = "job_closed"
+
+
+class LeaseLost(CatalogError):
+    """Raised when writing under a lease that another process holds by now: stop, and apply for it again."""
+
+    reason = "lease_lost"

@@ -67,7 +67,12 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
             message = f"{path} is no manifest of a saved index: it is larger than {MAX_MANIFEST_BYTES} bytes"
             raise IndexFileError(message)
         data = path.read_bytes()
-    content = parse_json(data, str(path))
+    return parse_manifest(data, str(path))
+
+
+def parse_manifest(data: bytes, path: str) -> Manifest:
+    """Check a manifest that stood at `path`. Raises IndexFileError: damaged, edited or not one of ours."""
+    content = parse_json(data, path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         message = f"{path} is no manifest of a saved index: name the folder that an index was saved in"
         raise IndexFileError(message)
@@ -77,7 +82,7 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
     return _checked_manifest(content, path)
 
 
-def _checked_manifest(content: dict[str, Any], path: Path) -> Manifest:
+def _checked_manifest(content: dict[str, Any], path: str) -> Manifest:
     claimed = content.pop("checksum", None)
     try:
         fits = claimed == _checksum(content)

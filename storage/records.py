@@ -13,7 +13,9 @@ AttributeValue = str | int | float | bool | None | list[str]
 Attributes = dict[str, AttributeValue]
 
 
-MAX_IMAGE_ID_CHARACTERS = 1024  # as long as an S3 key may be
+MAX_IMAGE_ID_CHARACTERS = 1024  # S3 allows that many bytes
+MAX_IMAGE_ID_BYTES = 2048  # as UTF-8; with an attribute's name of 512 it still fits PostgreSQL's index entry of 2,704
+_MAX_FAILURE_ID_BYTES = 2400  # more than an image id may have, so that a shortened id is never taken for an image's
 
 
 def image_id_problem(image_id: str) -> str | None:
@@ -22,9 +24,23 @@ def image_id_problem(image_id: str) -> str | None:
         return "an image id is not empty"
     if len(image_id) > MAX_IMAGE_ID_CHARACTERS:
         return f"an image id has at most {MAX_IMAGE_ID_CHARACTERS} characters, this one has {len(image_id)}"
+    if len(image_id.encode("utf-8", "surrogatepass")) > MAX_IMAGE_ID_BYTES:
+        return f"an image id has at most {MAX_IMAGE_ID_BYTES} bytes as UTF-8, this one has more"
     if any(ord(character) < 32 or ord(character) == 127 for character in image_id):
         return "an image id holds no control characters"
     return None
+
+
+def failure_id(image_id: str) -> str:
+    """The id under which a failure is recorded: the same, but one too long for any index is cut and hashed.
+
+    A shortened id stays what it is when shortened again, and is still no valid image id.
+    """
+    encoded = image_id.encode("utf-8", "surrogatepass")
+    if len(encoded) <= _MAX_FAILURE_ID_BYTES:
+        return image_id
+    mark = "..." + hashlib.sha256(encoded).hexdigest()
+    return encoded[: _MAX_FAILURE_ID_BYTES - len(mark)].decode("utf-8", "ignore") + mark
 
 
 class ModelIdentity(BaseModel):

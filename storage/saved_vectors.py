@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from storage.errors import IndexFileError
 from storage.index_files import IndexContents, read_data
-from storage.index_manifest import WHAT_TO_DO, parse_json, read_manifest
+from storage.index_manifest import WHAT_TO_DO, Manifest, parse_json, read_manifest
 from storage.records import ModelIdentity
 from storage.vector_checks import Vectors
 
@@ -59,13 +59,23 @@ def read_vectors(folder: Path, expected_model: ModelIdentity | None) -> SavedVec
     do).
     """
     manifest = read_manifest(folder)
+    return unpack_vectors(manifest, lambda name: read_data(folder, manifest, name), expected_model, str(folder))
+
+
+def unpack_vectors(
+    manifest: Manifest, read: Callable[[str], bytes], expected_model: ModelIdentity | None, place: str
+) -> SavedVectors:
+    """Take the vectors out of the files that `pack_vectors` made; `read` gives a file's bytes by logical name.
+
+    Raises IndexFileError as `read_vectors` does; `place` says in its message where the files stand.
+    """
     if expected_model is not None and manifest.model != expected_model:
-        message = f"the index in {folder} is of {manifest.model or 'no known model'}, not of {expected_model}"
+        message = f"the index in {place} is of {manifest.model or 'no known model'}, not of {expected_model}"
         raise IndexFileError(message)
-    vectors = _flat_rows(read_data(folder, manifest, VECTORS_FILE), manifest.dimension, manifest.count)
-    image_ids = parse_json(read_data(folder, manifest, IDS_FILE), IDS_FILE)
+    vectors = _flat_rows(read(VECTORS_FILE), manifest.dimension, manifest.count)
+    image_ids = parse_json(read(IDS_FILE), IDS_FILE)
     if not isinstance(image_ids, list) or len(image_ids) != manifest.count:
-        message = f"the index in {folder} lacks one id for each of its {manifest.count} vectors. {WHAT_TO_DO}"
+        message = f"the index in {place} lacks one id for each of its {manifest.count} vectors. {WHAT_TO_DO}"
         raise IndexFileError(message)
     return SavedVectors(vectors, image_ids, manifest.model)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from platformdirs import user_data_path
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -24,11 +24,38 @@ from storage.images.backend import DEFAULT_MAX_IMAGE_BYTES
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 DEFAULT_MAX_IMAGE_PIXELS = 200_000_000  # medium-format cameras make 150 Mpx; 200 Mpx is 600 MB once decoded
+_URL_SCHEMES = {
+    "redis_url": ("redis://", "rediss://"),
+    "database_url": ("postgresql://", "postgresql+psycopg://"),
+}
 _MAX_FETCH_THREADS = 16  # beyond it, more threads only wait for the same disk
 
 
 def _default_fetch_threads() -> int:
     return min(_MAX_FETCH_THREADS, (os.cpu_count() or 1) + 4)
+
+
+class Schedule(BaseModel):
+    """One entry of `schedules`: when (five cron fields, UTC) and what is to be done with which source."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cron: str  # minute, hour, day of month, month, day of week
+    action: Literal["sync", "audit"]
+    source: str = Field(min_length=1)  # a folder or s3://bucket/prefix
+    collection: str | None = None  # None: the collection of the settings
+    id_prefix: str = ""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    mirror: bool = False  # a sync also removes what the source no longer has
+
+    @field_validator("cron")
+    @classmethod
+    def _five_fields(cls, value: str) -> str:
+        if len(value.split()) != 5:
+            message = "a cron expression has five fields: minute, hour, day of month, month, day of week"
+            raise ValueError(message)
+        return value
 
 
 class Settings(BaseSettings):
@@ -80,6 +107,67 @@ class Settings(BaseSettings):
         description="Images that claim more pixels are refused before decoding (`too_many_pixels`).",
     )
 
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="PostgreSQL for the catalog, `postgresql://user:password@host/database`; "
+        "without it the catalog is a SQLite file in `data_dir`.",
+    )
+    redis_url: SecretStr | None = Field(
+        default=None,
+        description="Redis or Valkey for queued work, `redis://` or `rediss://` (TLS); "
+        "without it a bundled Valkey is started in `data_dir/valkey`.",
+    )
+    batch_images: int = Field(
+        default=128, ge=1, le=1024, description="Images per queued batch: what a killed worker has to do again."
+    )
+    lease_seconds: float = Field(
+        default=120.0,
+        ge=1.0,
+        le=3600.0,
+        description="How long a worker that gives no sign keeps its batch; a working one renews three times as often.",
+    )
+    max_attempts: int = Field(
+        default=3,
+        ge=1,
+        le=100,
+        description="How often a batch may cost its worker before it is split, down to the one guilty image.",
+    )
+    resend_seconds: float = Field(
+        default=60.0, ge=1.0, le=86_400.0, description="A batch that no worker took for so long is sent again."
+    )
+    sweep_seconds: float = Field(default=15.0, ge=0.5, le=3600.0, description="How often lost batches are looked for.")
+    stream_messages: int = Field(
+        default=64,
+        ge=1,
+        le=10_000,
+        description="Finished batches that may wait for the aggregator; workers pause while there are more.",
+    )
+    snapshot_address: str | None = Field(
+        default=None,
+        description="Folder or `s3://bucket/prefix` for index snapshots; by default `data_dir/snapshots`.",
+    )
+    snapshot_changes: int = Field(
+        default=20_000, ge=1, description="A snapshot of the index is published after so many changes."
+    )
+    snapshot_seconds: float = Field(
+        default=300.0, ge=1.0, description="A changed index is published after so long at the latest."
+    )
+    schedules: list[Schedule] = Field(
+        default_factory=list,
+        description="What runs by the clock: a list of tables with `cron` (five fields, UTC), `action` (`sync` or "
+        "`audit`) and `source`, and if wanted `collection`, `id_prefix`, `include`, `exclude`, `mirror`; default none.",
+    )
+
+    @field_validator("redis_url", "database_url")
+    @classmethod
+    def _known_scheme(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        """Refuse early; the message must not repeat the value, for it may hold a password."""
+        schemes = _URL_SCHEMES[str(info.field_name)]
+        if value is not None and not value.get_secret_value().startswith(schemes):
+            message = f"the address begins with {' or '.join(schemes)}"
+            raise ValueError(message)
+        return value
+
     @field_validator("data_dir")
     @classmethod
     def _expanded(cls, value: Path) -> Path:
@@ -124,9 +212,12 @@ def load_settings(config_file: Path | None = None, **flags: Any) -> Settings:
         loaded = _SettingsOfThisFile(**given)
     except ValidationError as error:
         raise SettingsError(_explain(error)) from error
+    except OSError as error:
+        raise SettingsError(f"cannot read {chosen}: {error.strerror}") from error
     except ValueError as error:  # the TOML parser's own error
         raise SettingsError(f"{chosen} is not valid TOML: {error}") from error
-    return Settings.model_construct(_fields_set=loaded.model_fields_set, **loaded.model_dump())
+    values = {name: getattr(loaded, name) for name in Settings.model_fields}
+    return Settings.model_construct(_fields_set=loaded.model_fields_set, **values)
 
 
 def _path_from_environment() -> Path | None:
@@ -150,5 +241,6 @@ def _explain(error: ValidationError) -> str:
         if problem["type"] == "extra_forbidden":
             lines.append(f"unknown setting '{name}'")
         else:
-            lines.append(f"setting '{name}': {problem['msg']} (got {problem['input']!r})")
+            got = "" if name in _URL_SCHEMES else f" (got {problem['input']!r})"  # a URL may hold a password
+            lines.append(f"setting '{name}': {problem['msg']}{got}")
     return "; ".join(lines) + ". See docs/configuration.md or `visual-search settings`."

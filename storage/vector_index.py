@@ -18,7 +18,7 @@ import numpy as np
 
 from storage.errors import DuplicateImageId, IndexFileError, UnknownImageId, VectorIndexError
 from storage.exact_search import Hit, SearchSpace, exact_search, fetch_gathered
-from storage.index_files import write_index_folder
+from storage.index_files import IndexContents, write_index_folder
 from storage.records import ModelIdentity
 from storage.saved_vectors import SavedVectors, pack_vectors, read_vectors
 from storage.vector_checks import (
@@ -184,10 +184,13 @@ class VectorIndex:
         Raises IndexFileError when the disk refuses; the index saved before can then still be loaded.
         """
         with self._saving:
-            with self._lock:  # a copy in memory, so that searches go on while the disk works
-                saved = SavedVectors(self._rows(), self._image_ids, self._model)
-                contents = pack_vectors(saved, attachments or {})
-            write_index_folder(Path(path), contents)
+            write_index_folder(Path(path), self.pack(attachments))
+
+    def pack(self, attachments: Mapping[str, bytes] | None = None) -> IndexContents:
+        """Copy everything into the bytes that are to be saved, so that searches go on while they are written."""
+        with self._lock:
+            saved = SavedVectors(self._rows(), self._image_ids, self._model)
+            return pack_vectors(saved, attachments or {})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, expected_model: ModelIdentity | None = None) -> VectorIndex:
@@ -196,12 +199,16 @@ class VectorIndex:
         Raises IndexFileError when it is missing, damaged, foreign, or (with `expected_model`) of another
         model.
         """
-        saved = read_vectors(Path(path), expected_model)
+        return cls.from_saved(read_vectors(Path(path), expected_model), str(path))
+
+    @classmethod
+    def from_saved(cls, saved: SavedVectors, place: str) -> VectorIndex:
+        """Make an index of what was saved at `place`. Raises IndexFileError when ids or vectors are unusable."""
         try:
             index = cls(saved.vectors.shape[1], model=saved.model)
             index.add_many(saved.image_ids, saved.vectors)
         except VectorIndexError as error:
-            message = f"the index in {path} cannot be used: {error}. Index the images again."
+            message = f"the index in {place} cannot be used: {error}. Index the images again."
             raise IndexFileError(message) from error
         return index
 

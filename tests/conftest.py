@@ -15,6 +15,8 @@ from pictures import jpeg
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+pytest_plugins = ["databases", "servers"]
+
 REGION = "us-east-1"
 
 

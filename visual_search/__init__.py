@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.embedding_service import EmbeddingService
     from pipeline.evaluate import EvaluationResult, ModelEvaluator, evaluate_model
     from pipeline.indexing.report import IndexReport
+    from pipeline.indexing.selection import SourceSelection
     from pipeline.indexing_service import IndexingService
     from pipeline.rerank import Reranker, RerankOptions
     from pipeline.results import SearchResult, SearchResults
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from storage.records import EmbeddingVector, ImageMetadata, ModelIdentity
     from storage.settings import Settings, load_settings
     from storage.vector_index import VectorIndex
-    from visual_search.collection import ImageCollection, Query, SourceSelection
+    from visual_search.collection import ImageCollection, Query
+    from workers.job_client import JobClient
 
 _HOMES = {
     "And": "storage.filters",
@@ -42,6 +44,7 @@ _HOMES = {
     "In": "storage.filters",
     "IndexReport": "pipeline.indexing.report",
     "IndexingService": "pipeline.indexing_service",
+    "JobClient": "workers.job_client",
     "LocalStorage": "storage.images.local",
     "ModelEvaluator": "pipeline.evaluate",
     "ModelIdentity": "storage.records",
@@ -56,7 +59,7 @@ _HOMES = {
     "SearchResult": "pipeline.results",
     "SearchResults": "pipeline.results",
     "Settings": "storage.settings",
-    "SourceSelection": "visual_search.collection",
+    "SourceSelection": "pipeline.indexing.selection",
     "VectorIndex": "storage.vector_index",
     "VisualSearchError": "storage.errors",
     "evaluate_model": "pipeline.evaluate",
@@ -76,6 +79,7 @@ __all__ = [
     "In",
     "IndexReport",
     "IndexingService",
+    "JobClient",
     "LocalStorage",
     "ModelEvaluator",
     "ModelIdentity",

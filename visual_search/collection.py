@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
@@ -20,34 +19,29 @@ from pipeline.indexing.context import IndexingContext, IndexOptions
 from pipeline.indexing.report import IndexReport
 from pipeline.indexing.retry import RetryReport, retry_failures
 from pipeline.indexing.run import index_source
+from pipeline.indexing.selection import SourceSelection, source_at
 from pipeline.indexing.sidecar import read_sidecar
 from pipeline.indexing.source import Source
 from pipeline.replica import IndexReplica
 from pipeline.rerank import RerankOptions
 from pipeline.results import SearchResults
 from pipeline.search import NearestNeighborSearch
-from storage.catalog import Catalog, CollectionRecord, FailureRecord, Generation, JobState
+from storage.catalog import (
+    CollectionRecord,
+    FailureRecord,
+    Generation,
+    JobState,
+    catalog_exists,
+    catalog_of,
+    catalog_place,
+)
 from storage.errors import ModelMismatch, UnknownCollection
 from storage.filters import Filter
-from storage.images.locate import ImageReader, open_source
+from storage.images.locate import ImageReader
 from storage.records import ImageMetadata
 from storage.settings import Settings, load_settings
 
 Progress = Callable[[IndexReport], None]
-
-
-@dataclass(frozen=True)
-class SourceSelection:
-    """Which files of a source are meant, under which ids, with which attributes.
-
-    `include` and `exclude` are shell patterns over the path inside the source; `attributes_file` is a CSV or
-    JSON Lines sidecar.
-    """
-
-    id_prefix: str = ""
-    include: Sequence[str] = ()
-    exclude: Sequence[str] = ()
-    attributes_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +58,7 @@ class Query:
 
 
 class ImageCollection:
-    """A collection of indexed images in a data folder: SQLite holds the truth, this object the index in memory.
+    """A collection of indexed images: SQL (SQLite, PostgreSQL) holds the truth, this object the index in memory.
 
     Use it as a context manager, or call `close`. Settings not given come from the environment and the TOML file
     (docs/configuration.md). `create=False` raises UnknownCollection instead of making a new collection.
@@ -73,12 +67,12 @@ class ImageCollection:
     def __init__(self, name: str | None = None, *, settings: Settings | None = None, create: bool = True) -> None:
         self.settings = settings or load_settings()
         self.name = name or self.settings.collection
-        if not create and not self.settings.catalog_path.exists():
+        if not create and not catalog_exists(self.settings):
             raise UnknownCollection(
-                f"nothing is indexed in {self.settings.data_dir} yet: "
+                f"nothing is indexed in {catalog_place(self.settings)} yet: "
                 "run `visual-search index FOLDER`, or name another --data-dir"
             )
-        self.catalog = Catalog.open(self.settings.catalog_path)
+        self.catalog = catalog_of(self.settings)
         try:
             self.record: CollectionRecord = (
                 self.catalog.collections.ensure(self.name) if create else self.catalog.collections.get(self.name)
@@ -87,6 +81,7 @@ class ImageCollection:
             self.catalog.close()
             raise
         self._replica: IndexReplica | None = None
+        self._service: EmbeddingService | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -143,25 +138,22 @@ class ImageCollection:
 
     def source(self, address: str | Path, selection: SourceSelection | None = None) -> Source:
         """The source at that address, as `index` and `audit` see it."""
-        chosen = selection or SourceSelection()
-        return Source(
-            backend=open_source(address, max_bytes=self.settings.max_image_bytes),
-            id_prefix=chosen.id_prefix,
-            include=tuple(chosen.include),
-            exclude=tuple(chosen.exclude),
-            attributes=read_sidecar(chosen.attributes_file) if chosen.attributes_file else None,
-        )
+        return source_at(address, selection or SourceSelection(), self.settings.max_image_bytes)
 
-    def retry_failures(self, on_progress: Progress | None = None) -> RetryReport:
-        """Try again every image that stands in `failures`; those whose file is gone are dropped from it."""
+    def retry_failures(
+        self, on_progress: Progress | None = None, attributes_file: str | Path | None = None
+    ) -> RetryReport:
+        """Try again every image that stands in `failures`, with the attributes of a sidecar if one is given."""
+        attributes = read_sidecar(Path(attributes_file)) if attributes_file is not None else None
         context = self._context(IndexOptions(), on_progress or (lambda _report: None))
-        return retry_failures(context, self.settings.max_image_bytes)
+        return retry_failures(context, self.settings.max_image_bytes, attributes)
 
     def _context(self, options: IndexOptions, on_progress: Progress) -> IndexingContext:
+        generation = self._generation_or_new()
         return IndexingContext(
             catalog=self.catalog,
-            generation=self._generation_or_new(),
-            service=lambda: self.embedding_service,
+            generation=generation,
+            service=lambda: self._service_for(generation),
             options=IndexOptions(
                 batch_size=self.settings.batch_size,
                 fetch_threads=self.settings.fetch_threads,
@@ -178,10 +170,28 @@ class ImageCollection:
         """The active generation, None while the collection is empty and no model is bound to it."""
         return self.catalog.generations.active(self.record.id)
 
-    @cached_property
+    @property
     def embedding_service(self) -> EmbeddingService:
         """The model of this collection, loaded at first use. Raises ModelMismatch when its files changed."""
+        return self._service_for(self.generation)
+
+    def check_model(self, name: str) -> None:
+        """Raise ModelMismatch when the collection holds vectors of another model than this one."""
         generation = self.generation
+        if generation is not None and canonical_name(name) != generation.model.name:
+            raise ModelMismatch(
+                f"collection '{self.name}' holds vectors of {generation.model}, not of '{name}': vectors of two "
+                "models cannot be compared. Leave --model out, index into another --collection, or change the "
+                "model of this one with `visual-search reindex --model`"
+            )
+
+    def _service_for(self, generation: Generation | None) -> EmbeddingService:
+        """The model of a generation (None: of the settings); checked at each use, for generations may switch."""
+        if self._service is None or (generation is not None and self._service.identity != generation.model):
+            self._service = self._load_service(generation)
+        return self._service
+
+    def _load_service(self, generation: Generation | None) -> EmbeddingService:
         name = generation.model.name if generation is not None else self.settings.model
         service = EmbeddingService(
             name,
@@ -199,14 +209,8 @@ class ImageCollection:
 
     def _generation_or_new(self) -> Generation:
         generation = self.generation
-        wanted = canonical_name(self.settings.model)
         if generation is None:
-            return self.catalog.generations.ensure_active(self.record.id, self.embedding_service.identity)
-        if "model" in self.settings.model_fields_set and wanted != generation.model.name:
-            raise ModelMismatch(
-                f"collection '{self.name}' holds vectors of {generation.model}, not of '{wanted}': vectors of two "
-                "models cannot be compared. Leave --model out, or index into another --collection"
-            )
+            return self.catalog.generations.ensure_active(self.record.id, self._service_for(None).identity)
         return generation
 
     # -- searching --------------------------------------------------------------------------------------------
@@ -214,16 +218,24 @@ class ImageCollection:
     @property
     def search_service(self) -> NearestNeighborSearch:
         """Exact search over everything committed until now. Raises InvalidQuery while nothing is indexed."""
-        generation = self.generation
-        if generation is None:
-            raise InvalidQuery(f"collection '{self.name}' is empty: run `visual-search index FOLDER` first")
+        replica = self._caught_up()
+        return NearestNeighborSearch(
+            replica.index,
+            metadata=lambda ids: self.catalog.images.get_many(self.record.id, ids),
+        )
+
+    def _caught_up(self) -> IndexReplica:
+        generation = self._searched()
         if self._replica is None or self._replica.generation.id != generation.id:
             self._replica = IndexReplica(self.catalog, generation)
         self._replica.catch_up()
-        return NearestNeighborSearch(
-            self._replica.index,
-            metadata=lambda ids: self.catalog.images.get_many(self.record.id, ids),
-        )
+        return self._replica
+
+    def _searched(self) -> Generation:
+        generation = self.generation
+        if generation is None:
+            raise InvalidQuery(f"collection '{self.name}' is empty: run `visual-search index FOLDER` first")
+        return generation
 
     def search(self, query: Query, options: RerankOptions | None = None) -> SearchResults:
         """Answer one query, reranked; pages are full while anything matches. See RerankOptions."""
@@ -234,10 +246,10 @@ class ImageCollection:
             vector = service.index.reconstruct(query.image_id)
             exclude, query_id = [query.image_id], query.image_id
         elif query.text is not None:
-            vector, query_id = self.embedding_service.embed_text(query.text), query.text
+            vector, query_id = self._service_for(self._searched()).embed_text(query.text), query.text
         else:
             assert query.image is not None  # noqa: S101 - Query checks it
-            vector = self.embedding_service.embed_image(query.image)
+            vector = self._service_for(self._searched()).embed_image(query.image)
             query_id = str(query.image) if isinstance(query.image, (str, Path)) else "image"
         only = None if chosen.filter is None else self.catalog.images.matching_ids(self.record.id, chosen.filter)
         return service.search_page(vector, chosen, query_id=query_id, only=only, exclude=exclude)
@@ -284,7 +296,7 @@ class ImageCollection:
         """Compare a source with catalog, vectors and index: what is missing, and why."""
         return audit_source(
             self.catalog,
-            self._generation_or_new(),
+            self._searched(),
             self.source(address, selection),
-            self.search_service.index,
+            lambda: self._caught_up().index,
         )

@@ -1,4 +1,4 @@
-"""What a data folder holds, as one document."""
+"""What a catalog holds, as one document."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ class RunOverview(BaseModel):
 
 
 class Overview(BaseModel):
-    """A data folder at a glance."""
+    """A catalog at a glance."""
 
     data_dir: str
+    catalog: str  # the SQLite file, or the PostgreSQL database and its host
     catalog_bytes: int
     collections: list[CollectionOverview]
     last_runs: list[RunOverview]
@@ -70,7 +71,8 @@ def overview_of(catalog: Catalog, settings: Settings, *, runs: int = 5) -> Overv
     last_runs.sort(key=lambda run: run.started_at, reverse=True)
     return Overview(
         data_dir=str(settings.data_dir),
-        catalog_bytes=sum(file.stat().st_size for file in settings.data_dir.glob("catalog.sqlite*")),
+        catalog=catalog.name,
+        catalog_bytes=catalog.size_bytes(),
         collections=collections,
         last_runs=last_runs[:runs],
     )

@@ -5,12 +5,21 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Protocol
 
 from pipeline.errors import IdTaken
 from pipeline.indexing.plan import Planned, attributes_of
-from storage.errors import InvalidImageId, VisualSearchError
-from storage.images.backend import StorageBackend
+from storage.errors import ImageNotFound, InvalidImageId, StorageError, StorageUnavailable, VisualSearchError
+from storage.images.locate import ImageReader
 from storage.records import ImageMetadata, image_id_problem
+
+
+class Reads(Protocol):
+    """What fetching needs of a store: any StorageBackend, or a reader of recorded addresses."""
+
+    def get(self, key: str) -> bytes:
+        """Read all bytes under the key. Raises StorageError."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -52,17 +61,27 @@ class Fetched:
         )
 
 
-def fetch(backend: StorageBackend, planned: Planned) -> Fetched:
+def fetch(reader: Reads, planned: Planned) -> Fetched:
     """Read and hash one file; an expected error is returned with it, so that it fails alone."""
     started = perf_counter()
     try:
         _check_id(planned.item.image_id)
-        data = backend.get(planned.item.stored.key)
+        data = reader.get(planned.item.stored.key)
         sha256 = hashlib.sha256(data).hexdigest()
         error = _id_conflict(planned, sha256)
     except VisualSearchError as failure:
         return Fetched(planned, b"", 0, "", failure, perf_counter() - started)
     return Fetched(planned, data, len(data), sha256, error, perf_counter() - started)
+
+
+def _is_gone(uri: str) -> bool:
+    try:
+        ImageReader().stat(uri)
+    except (ImageNotFound, StorageUnavailable):  # a folder that was moved is gone as a whole
+        return True
+    except StorageError:
+        return False
+    return False
 
 
 def _check_id(image_id: str) -> None:
@@ -72,11 +91,11 @@ def _check_id(image_id: str) -> None:
 
 
 def _id_conflict(planned: Planned, sha256: str) -> IdTaken | None:
-    """Two files that claim one id: equal content means that the file moved, else the first one keeps the id."""
+    """Two files that claim one id: equal content, gone from its old place, has moved; else the first keeps the id."""
     known = planned.known
     if known is None or known.deleted or known.metadata.source_uri == planned.item.stored.uri:
         return None
-    if known.metadata.sha256 == sha256:
+    if known.metadata.sha256 == sha256 and _is_gone(known.metadata.source_uri):
         return None
     return IdTaken(
         f"image id '{planned.item.image_id}' belongs to {known.metadata.source_uri}; "

@@ -80,6 +80,12 @@ class Outcomes:
         for one in (fetched, *self._in_flight.settle(fetched.sha256, None)):
             self._fail(one, error)
 
+    def fail_folders(self, failures: Sequence[ImageFailure]) -> None:
+        """Settle folders that could not be read: each counts as one listed entry that failed."""
+        self.report.listed += len(failures)
+        self._failures.extend(failures)
+        self._counts["failed"] += len(failures)
+
     def commit_when_due(self) -> None:
         """Commit when enough has been collected, or the oldest has waited long enough."""
         size = sum(self._counts.values())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from pipeline.indexing.source import SourceItem
+from storage.attributes import same_attributes
 from storage.catalog import KnownImage
 from storage.records import ImageMetadata
 
@@ -28,9 +29,17 @@ class Planned:
     need: Need
 
 
-def plan(item: SourceItem, known: KnownImage | None, *, restore_deleted: bool = False) -> Planned:
-    """Decide for one file. A deleted image stays deleted for its own source; another file may take its id."""
-    return Planned(item, known, _need(item, known, restore_deleted=restore_deleted))
+def plan(
+    item: SourceItem, known: KnownImage | None, *, restore_deleted: bool = False, failed_before: bool = False
+) -> Planned:
+    """Decide for one file. A deleted image stays deleted for its own source; another file may take its id.
+
+    One that failed before is looked at again even if it seems unchanged, so that its failure is settled.
+    """
+    need = _need(item, known, restore_deleted=restore_deleted)
+    if failed_before and need in (Need.NOTHING, Need.METADATA):
+        need = Need.CONTENT
+    return Planned(item, known, need)
 
 
 def _need(item: SourceItem, known: KnownImage | None, *, restore_deleted: bool) -> Need:
@@ -40,7 +49,7 @@ def _need(item: SourceItem, known: KnownImage | None, *, restore_deleted: bool) 
         return Need.CONTENT if restore_deleted else Need.STAYS_DELETED
     if not known.has_vector or known.metadata.etag != item.stored.etag:
         return Need.CONTENT
-    if item.attributes is not None and item.attributes != known.metadata.attributes:
+    if item.attributes is not None and not same_attributes(known.metadata.attributes, item.attributes):
         return Need.METADATA
     return Need.NOTHING
 

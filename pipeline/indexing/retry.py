@@ -1,56 +1,57 @@
-"""Tries again what stands in `failures`, store by store."""
+"""Tries again what stands in `failures`, each from the address that it had."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from pipeline.indexing.context import IndexingContext
-from pipeline.indexing.report import IndexReport
 from pipeline.indexing.run import index_items
 from pipeline.indexing.source import SourceItem
 from storage.catalog import FailureRecord
-from storage.errors import ImageNotFound
-from storage.images.backend import StorageBackend
-from storage.images.locate import open_source, split_uri
+from storage.errors import StorageError
+from storage.images.backend import StoredObject
+from storage.images.locate import ImageReader
+from storage.records import Attributes
 
 
 class RetryReport(BaseModel):
-    """What a retry did: the run over the files that are still there, and the ids of those that are gone."""
+    """What a retry did. `folders` could not be read when their source was listed; only `index` looks there again."""
 
     retried: int = 0
     indexed: int = 0
     failed: int = 0
-    gone: list[str] = Field(default_factory=list)  # no file any more: dropped from `failures`
+    folders: int = 0
 
 
-def retry_failures(context: IndexingContext, max_bytes: int) -> RetryReport:
-    """Index again every recorded failure. Raises StorageError when a whole store cannot be reached."""
-    catalog, collection_id = context.catalog, context.generation.collection_id
-    by_store: dict[str, list[tuple[str, FailureRecord]]] = defaultdict(list)
-    for failure in catalog.failures.list(collection_id):
-        address, key = split_uri(failure.source_uri)
-        by_store[address].append((key, failure))
-    report = RetryReport()
-    for address, entries in sorted(by_store.items()):
-        backend = open_source(address, max_bytes=max_bytes)
-        run: IndexReport = index_items(context, backend, _still_there(backend, entries, report.gone))
-        report.retried += run.listed
-        report.failed += run.failed
-        report.indexed += run.listed - run.failed
-    catalog.failures.clear(collection_id, report.gone)
-    return report
+def retry_failures(
+    context: IndexingContext, max_bytes: int, attributes: Mapping[str, Attributes] | None = None
+) -> RetryReport:
+    """Index again every recorded failure. One whose file is gone keeps its place, with the reason `not_found`.
+
+    An image that never was in the catalog has the attributes given here by its id, or none: a failure keeps none.
+    (Gone may mean that a disk is not mounted; a failure is forgotten only when its user says so.)
+    """
+    failures = context.catalog.failures.list(context.generation.collection_id)
+    images = [failure for failure in failures if not failure.image_id.endswith("/")]
+    reader = ImageReader(max_bytes)
+    run = index_items(context, reader, _items(reader, images, attributes or {}))
+    return RetryReport(
+        retried=run.listed,
+        indexed=run.indexed + run.reused + run.refreshed,
+        failed=run.failed,
+        folders=len(failures) - len(images),
+    )
 
 
-def _still_there(
-    backend: StorageBackend, entries: list[tuple[str, FailureRecord]], gone: list[str]
+def _items(
+    reader: ImageReader, failures: list[FailureRecord], attributes: Mapping[str, Attributes]
 ) -> Iterator[SourceItem]:
-    for key, failure in entries:
+    for failure in failures:
         try:
-            stored = backend.stat(key)
-        except ImageNotFound:
-            gone.append(failure.image_id)
-            continue
-        yield SourceItem(failure.image_id, stored)
+            etag = reader.stat(failure.source_uri).etag
+        except StorageError:
+            etag = failure.etag  # reading meets the same error, which is then recorded
+        stored = StoredObject(failure.source_uri, failure.source_uri, etag, 0, 0.0)
+        yield SourceItem(failure.image_id, stored, attributes.get(failure.image_id))

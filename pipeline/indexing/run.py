@@ -5,7 +5,7 @@ Killed at any moment it loses nothing: what is committed is skipped by the next 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from itertools import chain
@@ -17,15 +17,15 @@ from pipeline.embedding_service import EmbeddingService
 from pipeline.errors import ModelError
 from pipeline.indexing.chunks import chunks
 from pipeline.indexing.context import IndexingContext
-from pipeline.indexing.fetch import Fetched, fetch
+from pipeline.indexing.fetch import Fetched, Reads, fetch
 from pipeline.indexing.outcomes import Outcomes
 from pipeline.indexing.overlap import Window, overlap
 from pipeline.indexing.plan import Need, Planned, plan
 from pipeline.indexing.prepare import Prepared, prepare
 from pipeline.indexing.report import IndexReport
 from pipeline.indexing.source import Source, SourceItem
-from storage.errors import StorageUnavailable, VisualSearchError
-from storage.images.backend import StorageBackend
+from storage.catalog import ImageFailure
+from storage.errors import StorageDenied, StorageUnavailable, VisualSearchError
 
 T = TypeVar("T")
 
@@ -41,21 +41,46 @@ def index_source(context: IndexingContext, source: Source) -> IndexReport:
 
     Raises StorageError when the source cannot be listed or is down; what was done until then is committed.
     """
-    return index_items(context, source.backend, source.items(), sidecar_rows=len(source.attributes or ()))
+    denied: list[ImageFailure] = []
+
+    def deny(folder_id: str, uri: str, error: StorageDenied) -> None:
+        denied.append(ImageFailure(folder_id, uri, error.reason, str(error)))
+
+    rows = len(source.attributes or ())
+    report = index_items(context, source.backend, source.items(deny), sidecar_rows=rows, denied=denied)
+    _forget_readable_folders(context, source, {failure.image_id for failure in denied})
+    return report
+
+
+def _forget_readable_folders(context: IndexingContext, source: Source, denied: set[str]) -> None:
+    """Clear the failures of this source's folders that could not be read before and were read now."""
+    root, collection_id = source.backend.uri(""), context.generation.collection_id
+    readable = [
+        failure.image_id
+        for failure in context.catalog.failures.list(collection_id)
+        if failure.image_id.endswith("/") and failure.image_id not in denied and failure.source_uri.startswith(root)
+    ]
+    context.catalog.failures.clear(collection_id, readable)
 
 
 def index_items(
-    context: IndexingContext, backend: StorageBackend, items: Iterable[SourceItem], *, sidecar_rows: int = 0
+    context: IndexingContext,
+    reader: Reads,
+    items: Iterable[SourceItem],
+    *,
+    sidecar_rows: int = 0,
+    denied: Sequence[ImageFailure] = (),
 ) -> IndexReport:
-    """Index given items of one backend, as `index_source` does; a retry of failures names them one by one."""
+    """Index given items of one store, as `index_source` does; a retry of failures names them one by one."""
     started = perf_counter()
     report = IndexReport()
     outcomes = Outcomes(context, report)
     pool = ThreadPoolExecutor(context.options.fetch_threads, thread_name_prefix="fetch")
     try:
-        _Run(context, backend, outcomes, pool).index(items)
+        _Run(context, reader, outcomes, pool).index(items)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        outcomes.fail_folders(denied)
         outcomes.commit()  # also when interrupted: what is ready is kept
         report.attributes_unused = max(0, sidecar_rows - report.attributes_unused)
         report.seconds = perf_counter() - started
@@ -66,9 +91,9 @@ def index_items(
 class _Run:
     """The chain of one run: each method is a generator that pulls from the one before it."""
 
-    def __init__(self, context: IndexingContext, backend: StorageBackend, outcomes: Outcomes, pool: Executor) -> None:
+    def __init__(self, context: IndexingContext, reader: Reads, outcomes: Outcomes, pool: Executor) -> None:
         self._context = context
-        self._backend = backend
+        self._reader = reader
         self._outcomes = outcomes
         self._report = outcomes.report
         self._pool = pool
@@ -90,8 +115,14 @@ class _Run:
         for chunk in chunks(self._timed("list", items), _PLAN_CHUNK):
             ids = [item.image_id for item in chunk]
             known = self._context.catalog.images.known(generation.collection_id, generation.id, ids)
+            failed = self._context.catalog.failures.among(generation.collection_id, ids)
             for item in chunk:
-                planned = plan(item, known.get(item.image_id), restore_deleted=self._context.options.restore_deleted)
+                planned = plan(
+                    item,
+                    known.get(item.image_id),
+                    restore_deleted=self._context.options.restore_deleted,
+                    failed_before=item.image_id in failed,
+                )
                 self._outcomes.listed(planned)
                 if planned.need is Need.CONTENT:
                     yield planned
@@ -101,7 +132,7 @@ class _Run:
 
     def _fetched(self, planned: Iterator[Planned]) -> Iterator[Fetched]:
         window = Window(max(_REUSE_CHUNK, 4 * self._context.options.fetch_threads), _IN_FLIGHT_BYTES)
-        step = partial(fetch, self._backend)
+        step = partial(fetch, self._reader)
         return overlap(self._pool, step, planned, window, lambda one: one.item.stored.size_bytes)
 
     def _contents_to_embed(self, fetched: Iterator[Fetched]) -> Iterator[Fetched]:

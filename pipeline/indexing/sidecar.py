@@ -11,6 +11,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import SidecarError
+from storage.attributes import exact_number, normal_attributes
+from storage.errors import InvalidAttribute
 from storage.records import Attributes
 
 _ID_COLUMNS = ("image_id", "id", "path", "file", "filename", "file_name", "key")
@@ -42,14 +44,22 @@ def read_sidecar(path: Path) -> dict[str, Attributes]:
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
+        reader = csv.DictReader(file, strict=True, skipinitialspace=True)
         try:
+            _check_header(path, reader)
             for row in reader:
                 if None in row:
                     raise SidecarError(f"{path}, line {reader.line_num}: more cells than the header has columns")
-                yield reader.line_num, {key: _cell(cell) for key, cell in row.items() if cell}
+                yield reader.line_num, {key: _cell(cell.strip()) for key, cell in row.items() if cell and cell.strip()}
         except csv.Error as error:
             raise SidecarError(f"{path}, line {reader.line_num}: {error}") from error
+
+
+def _check_header(path: Path, reader: csv.DictReader[str]) -> None:
+    reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+    twice = sorted({name for name in reader.fieldnames if reader.fieldnames.count(name) > 1})
+    if twice:
+        raise SidecarError(f"{path}: the header names {', '.join(map(repr, twice))} twice")
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -61,6 +71,8 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
                 raise SidecarError(f"{path}, line {number}: not JSON ({error.msg})") from error
+            except RecursionError as error:
+                raise SidecarError(f"{path}, line {number}: nested too deeply") from error
             if not isinstance(row, dict):
                 raise SidecarError(f"{path}, line {number}: not a JSON object")
             yield number, row
@@ -74,7 +86,7 @@ def _cell(text: str) -> str | int | float | bool:
             value = number(text)
         except ValueError:
             continue
-        if str(value) == text and text not in ("nan", "inf", "-inf"):
+        if str(value) == text and exact_number(value):
             return value
     return text
 
@@ -88,7 +100,9 @@ def _take_id(row: dict[str, Any], where: str) -> str:
 
 def _checked(row: dict[str, Any], where: str) -> Attributes:
     try:
-        return _ATTRIBUTES.validate_python(row, strict=True)
+        return normal_attributes(_ATTRIBUTES.validate_python(row, strict=True))
+    except InvalidAttribute as error:
+        raise SidecarError(f"{where}: {error}") from error
     except ValidationError as error:
         problem = error.errors()[0]
         key = str(problem["loc"][0])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
+from storage.errors import StorageDenied
 from storage.images.backend import StorageBackend, StoredObject
 from storage.records import Attributes
 
@@ -16,6 +18,10 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".mpo"}
     | {".heic", ".heif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw"}
 )
+
+
+# Called with the id and the address (both ending in `/`) and the error of a folder that may not be read.
+FolderDenied = Callable[[str, str, StorageDenied], None]
 
 
 @dataclass(frozen=True)
@@ -41,9 +47,21 @@ class Source:
     exclude: tuple[str, ...] = ()
     attributes: Mapping[str, Attributes] | None = field(default=None, repr=False)
 
-    def items(self) -> Iterator[SourceItem]:
-        """List lazily, in key order. Raises StorageError when the source cannot be listed."""
-        for stored in self.backend.list():
+    def items(self, on_denied: FolderDenied | None = None) -> Iterator[SourceItem]:
+        """List lazily, in key order. Raises StorageError when the source cannot be listed.
+
+        A folder that may not be read is told to `on_denied` by its id and address, and raises without it; one
+        that `include` and `exclude` leave out does neither.
+        """
+
+        def deny(folder: str, error: StorageDenied) -> None:
+            if not self._may_take_from(folder):
+                return
+            if on_denied is None:
+                raise error
+            on_denied(self.id_prefix + folder, self.backend.uri("") + folder, error)
+
+        for stored in self.backend.list(on_denied=deny):
             if self.takes(stored.key):
                 yield SourceItem(self.id_prefix + stored.key, stored, self._attributes_of(stored.key))
 
@@ -54,6 +72,13 @@ class Source:
         if self.include:
             return any(fnmatchcase(key, pattern) for pattern in self.include)
         return PurePosixPath(key).suffix.lower() in IMAGE_SUFFIXES
+
+    def _may_take_from(self, folder: str) -> bool:
+        """Whether a file in this folder (its key ends in `/`) could be taken; in doubt, yes."""
+        if any(fnmatchcase(folder, pattern) for pattern in self.exclude):
+            return False
+        fixed = [re.split(r"[*?\[]", pattern, maxsplit=1)[0] for pattern in self.include]
+        return not fixed or any(start.startswith(folder) or folder.startswith(start) for start in fixed)
 
     def _attributes_of(self, key: str) -> Attributes | None:
         if self.attributes is None:

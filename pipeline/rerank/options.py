@@ -23,8 +23,8 @@ class RerankOptions(BaseModel):
 
     normalize: bool = True  # scores become similarities, 1 - distance/2, instead of negative distances
     min_score: float | None = None  # compared with the score as shown: similarity, or negative distance if raw
-    top_k: int = Field(default=10, ge=1)  # results on the page
-    offset: int = Field(default=0, ge=0)  # results to skip before the page; ranks go on from there
+    top_k: int = Field(default=10, ge=1, le=2**31)  # results on the page
+    offset: int = Field(default=0, ge=0, le=2**31)  # results to skip before the page; ranks go on from there
     filter: Filter | None = None  # exact, on attributes
     diversity: float | None = Field(default=None, ge=0, le=1)  # 0 = pure relevance .. 1 = pure variety
     diversity_window: int = Field(default=DIVERSITY_WINDOW, ge=1, le=1000)  # the cost grows with its square

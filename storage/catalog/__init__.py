@@ -1,6 +1,17 @@
 """The SQL catalog: the one truth. SQL stands in this folder only; importing it opens nothing."""
 
-from storage.catalog.catalog import Catalog
+from storage.catalog.catalog import Catalog, catalog_exists, catalog_of, catalog_place
+from storage.catalog.job_records import (
+    BatchItem,
+    BatchResult,
+    JobOptions,
+    JobProgress,
+    JobRequest,
+    Lease,
+    LeasedBatch,
+    SweepReport,
+    UnsentBatch,
+)
 from storage.catalog.records import (
     ChangePage,
     CollectionRecord,
@@ -18,6 +29,8 @@ from storage.catalog.records import (
 from storage.catalog.snapshots import PublishedFile
 
 __all__ = [
+    "BatchItem",
+    "BatchResult",
     "Catalog",
     "ChangePage",
     "CollectionRecord",
@@ -26,10 +39,20 @@ __all__ = [
     "ImageFailure",
     "IndexBatch",
     "IndexedImage",
+    "JobOptions",
+    "JobProgress",
     "JobRecord",
+    "JobRequest",
     "JobState",
     "KnownContent",
     "KnownImage",
+    "Lease",
+    "LeasedBatch",
     "PublishedFile",
     "SnapshotRecord",
+    "SweepReport",
+    "UnsentBatch",
+    "catalog_exists",
+    "catalog_of",
+    "catalog_place",
 ]

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from storage.catalog.batch_results import commit_results
+from storage.catalog.batches import Batches
 from storage.catalog.collections import Collections
 from storage.catalog.commit import commit_batch
-from storage.catalog.engine import Database
+from storage.catalog.engine import Database, shown_address
 from storage.catalog.failures import Failures
 from storage.catalog.feed import Feed
 from storage.catalog.generations import Generations
 from storage.catalog.images import Images
+from storage.catalog.job_records import BatchResult, Lease
 from storage.catalog.jobs import Jobs
+from storage.catalog.leases import Leases
+from storage.catalog.lifecycle import Lifecycle
 from storage.catalog.records import IndexBatch
-from storage.catalog.schema import ensure_schema
+from storage.catalog.schema import ensure_schema, stored_revision
 from storage.catalog.snapshots import Snapshots
 from storage.errors import CatalogError
+from storage.settings import Settings
 
 
 class Catalog:
@@ -29,17 +36,21 @@ class Catalog:
         self._database = database
         self.collections = Collections(database)
         self.generations = Generations(database)
+        self.lifecycle = Lifecycle(database)
         self.images = Images(database)
         self.feed = Feed(database)
         self.failures = Failures(database)
         self.jobs = Jobs(database)
+        self.batches = Batches(database)
+        self.leases = Leases(database)
         self.snapshots = Snapshots(database)
 
     @classmethod
     def open(cls, url: str | Path, *, create: bool = True) -> Catalog:
-        """Open a SQLite file (path or sqlite:///path), make it if missing, migrate it forward.
+        """Open a SQLite file (path or sqlite:///path), made if missing, or a postgresql:// database; migrate it.
 
-        Raises CatalogUnavailable (cannot be opened, no database, missing while `create` is false) and
+        Processes that do so at once wait for each other. Raises CatalogUnavailable (cannot be opened or reached,
+        missing while `create` is false), CatalogError (PostgreSQL refuses user, database or permission) and
         SchemaMismatch (written by a newer version, or another program's).
         """
         database = Database.open(url, create=create)
@@ -59,6 +70,24 @@ class Catalog:
         """
         return commit_batch(self._database, generation_id, batch)
 
+    def commit_results(self, lease: Lease | None, results: Sequence[BatchResult]) -> list[bool]:
+        """Write what workers made of batches in one transaction; return for each result whether it was written.
+
+        A batch is written once: it is skipped when it is done or cancelled already. So are images that were
+        deleted after the job began, and all of a batch whose generation is retired. Raises LeaseLost when the
+        lease is another's by now (None: no lease is checked), and what `commit` raises; then nothing is written.
+        """
+        return commit_results(self._database, lease, results)
+
+    @property
+    def name(self) -> str:
+        """Where it is, for people: the file, or the database and its host; never a password."""
+        return self._database.name
+
+    def size_bytes(self) -> int:
+        """What it takes on the disk; on PostgreSQL the whole database, whoever else uses it."""
+        return self._database.size_bytes()
+
     def close(self) -> None:
         """Close all connections."""
         self._database.close()
@@ -70,3 +99,33 @@ class Catalog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def catalog_of(settings: Settings, *, create: bool = True) -> Catalog:
+    """Open the catalog that the settings name: `database_url`, else the SQLite file in `data_dir`.
+
+    Raises what `Catalog.open` does.
+    """
+    return Catalog.open(_address(settings), create=create)
+
+
+def catalog_exists(settings: Settings) -> bool:
+    """Whether anything was ever stored there; makes nothing. Raises CatalogError when the server does not answer."""
+    if settings.database_url is None:
+        return settings.catalog_path.exists()
+    database = Database.open(_address(settings), create=False)
+    try:
+        with database.read() as connection:
+            return stored_revision(connection) is not None
+    finally:
+        database.close()
+
+
+def catalog_place(settings: Settings) -> str:
+    """Where that catalog is or would be, for people: the data folder, or the database and its host."""
+    return str(settings.data_dir) if settings.database_url is None else shown_address(_address(settings))
+
+
+def _address(settings: Settings) -> str | Path:
+    url = settings.database_url
+    return settings.catalog_path if url is None else url.get_secret_value()

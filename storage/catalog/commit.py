@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, literal_column, select
 
 from storage.attributes import storable_text
 from storage.catalog import tables
@@ -26,7 +26,7 @@ from storage.catalog.statements import chunks, insert_or_update
 from storage.catalog.tombstones import delete_images
 from storage.catalog.vector_bytes import pack_vectors
 from storage.errors import DuplicateImageId
-from storage.records import ImageMetadata
+from storage.records import ImageMetadata, failure_id
 
 
 def commit_batch(database: Database, generation_id: int, batch: IndexBatch) -> int:
@@ -112,14 +112,14 @@ def _write_failures(
         tables.failures,
         rows,
         ["source_uri", "etag", "reason", "message", "last_at"],
-        {"attempts": tables.failures.c.attempts + 1},
+        {"attempts": tables.failures.c.attempts + literal_column("1")},
     )
 
 
 def _failure_row(collection_id: int, failure: ImageFailure, moment: datetime) -> dict[str, Any]:
     return {
         "collection_id": collection_id,
-        "image_id": _writable(failure.image_id),
+        "image_id": failure_id(_writable(failure.image_id)),
         "source_uri": _writable(failure.source_uri),
         "etag": _writable(failure.etag),
         "reason": failure.reason,

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, func, select
 from storage.catalog import tables
 from storage.catalog.generations import find_generation
 from storage.catalog.records import KnownContent
-from storage.catalog.statements import chunks
+from storage.catalog.statements import READS_VECTORS, chunks
 from storage.catalog.vector_bytes import unpack_vectors
 
 
@@ -36,6 +36,7 @@ def known_contents(connection: Connection, generation_id: int, hashes: Collectio
             .join(chosen, chosen.c.image_id == vectors.image_id)
             .join(tables.images, images.image_id == vectors.image_id)
             .where(vectors.generation_id == generation_id, images.collection_id == generation.collection_id)
+            .execution_options(**READS_VECTORS)
         )
         for row in connection.execute(statement):
             [vector] = unpack_vectors([row.vector], generation.model.dimension)

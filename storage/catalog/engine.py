@@ -12,12 +12,11 @@ from sqlalchemy.exc import (
     DataError,
     DBAPIError,
     IntegrityError,
-    NoSuchModuleError,
     ProgrammingError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from storage.catalog import sqlite
+from storage.catalog import postgres, sqlite
 from storage.errors import CatalogError, CatalogUnavailable
 
 VERSION_TABLE = "catalog_version"  # Alembic's, named so that other programs in one PostgreSQL database do not meet
@@ -32,21 +31,20 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self._readers = engine.execution_options(**{sqlite.BEGIN_OPTION: sqlite.READ})
         self._writers = engine.execution_options(**{sqlite.BEGIN_OPTION: sqlite.WRITE})
-        self.name = engine.url.database or engine.url.render_as_string(hide_password=True)
+        self.name = _shown(engine.url)
 
     @classmethod
     def open(cls, address: str | Path, *, create: bool) -> Database:
-        """Open a SQLite file (path or sqlite:///path) or other SQLAlchemy URL. Raises CatalogUnavailable."""
+        """Open a SQLite file (path or sqlite:///path) or a postgresql:// address.
+
+        Raises CatalogUnavailable and CatalogError. PostgreSQL is asked for nothing before the first transaction.
+        """
         url = _url(address)
-        is_sqlite = url.get_backend_name() == "sqlite"
-        if is_sqlite:
-            sqlite.check_file(Path(str(url.database)), VERSION_TABLE, create=create)
-        try:
-            engine = create_engine(url)
-        except (NoSuchModuleError, ModuleNotFoundError) as error:
-            raise CatalogUnavailable(f"no driver for {url.drivername} is installed: {error}") from error
-        if is_sqlite:
-            sqlite.prepare_engine(engine)
+        if url.get_backend_name() == "postgresql":
+            return cls(_open_postgres(url))
+        sqlite.check_file(Path(str(url.database)), VERSION_TABLE, create=create)
+        engine = create_engine(url)
+        sqlite.prepare_engine(engine)
         return cls(engine)
 
     @contextmanager
@@ -61,6 +59,13 @@ class Database:
         with self._translated(), self._writers.begin() as connection:
             yield connection
 
+    def size_bytes(self) -> int:
+        """What the database takes on the disk."""
+        if self._readers.dialect.name == "sqlite":
+            return sqlite.file_bytes(Path(self.name))
+        with self.read() as connection:
+            return postgres.database_bytes(connection)
+
     def close(self) -> None:
         """Close all connections."""
         self._readers.dispose()
@@ -72,9 +77,19 @@ class Database:
         except _OUR_FAULT as error:
             raise CatalogError(f"the catalog {self.name} refused a statement: {error.orig}") from error
         except DBAPIError as error:
-            raise CatalogUnavailable(f"the catalog {self.name} cannot be used: {error.orig}") from error
+            kind = CatalogError if postgres.refuses_login(str(error.orig)) else CatalogUnavailable
+            raise kind(f"the catalog {self.name} cannot be used: {error.orig}") from error
         except PoolTimeout as error:
             raise CatalogUnavailable(f"too many threads use the catalog {self.name} at once: {error}") from error
+
+
+def _open_postgres(url: URL) -> Engine:
+    try:
+        engine = create_engine(postgres.driver_url(url), **postgres.engine_options())
+    except ModuleNotFoundError as error:
+        raise CatalogUnavailable(f"PostgreSQL needs the package psycopg[binary]: {error}") from error
+    postgres.prepare_engine(engine)
+    return engine
 
 
 def _url(address: str | Path) -> URL:
@@ -82,8 +97,26 @@ def _url(address: str | Path) -> URL:
         address = URL.create("sqlite", database=str(address)).render_as_string()
     try:
         url = make_url(address)
-    except ArgumentError as error:
-        raise CatalogUnavailable(f"{address!r} is no path and no database URL") from error
+    except (ArgumentError, ValueError):
+        # Neither the address nor the parser's error is shown: a password may stand in both.
+        raise CatalogUnavailable(
+            "the address of the catalog is no path and no database URL; write sqlite:///path or "
+            "postgresql://user:password@host/database, special characters of the password as %2F (/), %40 (@), %25 (%)"
+        ) from None
+    if url.drivername not in ("sqlite", "sqlite+pysqlite", *postgres.DRIVERS):
+        raise CatalogUnavailable(f"the catalog is kept in SQLite or PostgreSQL (postgresql://), not {url.drivername}")
     if url.get_backend_name() == "sqlite" and (not url.database or url.database == ":memory:"):
         raise CatalogUnavailable("the catalog is a file: give a path (sqlite:///path); memory would keep nothing")
     return url
+
+
+def shown_address(address: str | Path) -> str:
+    """The address as people may see it. Raises CatalogUnavailable when it is none."""
+    return _shown(_url(address))
+
+
+def _shown(url: URL) -> str:
+    """The database in messages and logs: never with the password."""
+    if url.get_backend_name() == "sqlite":
+        return str(url.database)
+    return f"{url.database} on {url.host or 'this machine'}"

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, delete, func, select
 from storage.catalog import tables
 from storage.catalog.engine import Database
 from storage.catalog.records import FailureRecord
-from storage.catalog.statements import chunks
+from storage.catalog.statements import chunks, one_of
 
 _FAILURES = tables.failures.c
 
@@ -25,6 +25,15 @@ class Failures:
         statement = select(func.count()).select_from(tables.failures).where(_FAILURES.collection_id == collection_id)
         with self._database.read() as connection:
             return connection.execute(statement).scalar_one()
+
+    def among(self, collection_id: int, image_ids: Collection[str]) -> set[str]:
+        """Those of these ids that have a failure."""
+        found: set[str] = set()
+        with self._database.read() as connection:
+            for ids in chunks(image_ids):
+                here = (_FAILURES.collection_id == collection_id, one_of(connection, _FAILURES.image_id, ids))
+                found.update(connection.scalars(select(_FAILURES.image_id).where(*here)))
+        return found
 
     def clear(self, collection_id: int, image_ids: Collection[str]) -> int:
         """Forget the failures of these images; return how many there were."""
@@ -43,6 +52,6 @@ def clear_failures(connection: Connection, collection_id: int, image_ids: Collec
     """Delete these rows within the caller's transaction; return how many there were."""
     cleared = 0
     for ids in chunks(image_ids):
-        here = (_FAILURES.collection_id == collection_id, _FAILURES.image_id.in_(ids))
+        here = (_FAILURES.collection_id == collection_id, one_of(connection, _FAILURES.image_id, ids))
         cleared += connection.execute(delete(tables.failures).where(*here)).rowcount
     return cleared

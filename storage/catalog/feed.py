@@ -10,6 +10,7 @@ from storage.catalog import tables
 from storage.catalog.engine import Database
 from storage.catalog.generations import find_generation
 from storage.catalog.records import ChangePage
+from storage.catalog.statements import READS_VECTORS
 from storage.catalog.vector_bytes import unpack_vectors
 from storage.errors import CatalogError
 
@@ -49,6 +50,7 @@ class Feed:
             .where(_VECTORS.generation_id == generation_id, _VECTORS.seq > after_seq)
             .order_by(_VECTORS.seq)
             .limit(page)
+            .execution_options(**READS_VECTORS)
         )
         with self._database.read() as connection:
             return connection.execute(statement).all()

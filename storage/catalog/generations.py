@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
@@ -9,7 +10,7 @@ from sqlalchemy import Connection, Row, select, update
 from storage.catalog import tables
 from storage.catalog.clock import now
 from storage.catalog.engine import Database
-from storage.catalog.records import Generation
+from storage.catalog.records import Generation, GenerationState
 from storage.catalog.statements import insert_new
 from storage.errors import GenerationClosed, ModelMismatch, UnknownCollection
 from storage.records import ModelIdentity
@@ -51,6 +52,11 @@ class Generations:
             generation = _active(connection, collection_id)  # another process may have been first
             return generation or _insert_active(connection, collection_id, identity)
 
+    def get(self, generation_id: int) -> Generation:
+        """One generation as it is now. Raises GenerationClosed when there is none."""
+        with self._database.read() as connection:
+            return find_generation(connection, generation_id)
+
     def list(self, collection_id: int) -> list[Generation]:
         """Every generation of the collection, oldest first."""
         statement = (
@@ -69,7 +75,7 @@ def find_generation(connection: Connection, generation_id: int) -> Generation:
 def lock_generation(connection: Connection, generation_id: int) -> Generation:
     """Lock the row of a generation. Raises GenerationClosed when it is unknown or takes no commits."""
     row = connection.execute(
-        select(tables.generations).where(_GENERATIONS.id == generation_id).with_for_update()
+        select(tables.generations).where(_GENERATIONS.id == generation_id).with_for_update(key_share=True)
     ).one_or_none()
     generation = _existing(row, generation_id)
     if generation.state == "retired":
@@ -83,9 +89,15 @@ def lock_open_generations(connection: Connection, collection_id: int) -> list[Ge
         select(tables.generations)
         .where(_GENERATIONS.collection_id == collection_id, _GENERATIONS.state != "retired")
         .order_by(_GENERATIONS.id)
-        .with_for_update()
+        .with_for_update(key_share=True)
     )
     return [_generation(row) for row in connection.execute(statement)]
+
+
+def lock_generations(connection: Connection, generation_ids: Collection[int]) -> dict[int, Generation]:
+    """Lock these generations by id, retired ones too; unknown ones are left out."""
+    statement = select(tables.generations).where(_GENERATIONS.id.in_(generation_ids)).order_by(_GENERATIONS.id)
+    return {row.id: _generation(row) for row in connection.execute(statement.with_for_update(key_share=True))}
 
 
 def take_sequence_numbers(connection: Connection, generation_id: int, count: int) -> range:
@@ -109,7 +121,10 @@ def _active(connection: Connection, collection_id: int) -> Generation | None:
     return None if row is None else _generation(row)
 
 
-def _insert_active(connection: Connection, collection_id: int, identity: ModelIdentity) -> Generation:
+def insert_generation(
+    connection: Connection, collection_id: int, identity: ModelIdentity, state: GenerationState
+) -> int:
+    """Insert an empty generation; return its number."""
     values = {
         "collection_id": collection_id,
         "model_name": identity.name,
@@ -117,11 +132,15 @@ def _insert_active(connection: Connection, collection_id: int, identity: ModelId
         "weights_fingerprint": identity.weights_fingerprint,
         "preprocessing_fingerprint": identity.preprocessing_fingerprint,
         "dimension": identity.dimension,
-        "state": "active",
+        "state": state,
         "last_seq": 0,
         "created_at": now(),
     }
-    generation_id = insert_new(connection, tables.generations, values)
+    return insert_new(connection, tables.generations, values)
+
+
+def _insert_active(connection: Connection, collection_id: int, identity: ModelIdentity) -> Generation:
+    generation_id = insert_generation(connection, collection_id, identity, "active")
     connection.execute(
         update(tables.collections).where(_COLLECTIONS.id == collection_id).values(active_generation_id=generation_id)
     )
@@ -155,5 +174,6 @@ def _mismatch(active: ModelIdentity, wanted: ModelIdentity) -> str:
     differing = [name for name in ModelIdentity.model_fields if getattr(active, name) != getattr(wanted, name)]
     return (
         f"the collection holds vectors of {active}, not of {wanted} (they differ in {', '.join(differing)}): "
-        "vectors of two models cannot be compared. Use the first model, or choose another --collection"
+        "vectors of two models cannot be compared. Use the first model, choose another --collection, or change the "
+        "model with `visual-search reindex`"
     )

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, insert
+from sqlalchemy import Connection, RowMapping, delete
 
 from storage.attributes import BOOLEAN, NUMBER, TEXT, Scalar, comparable, element_values, normal_attributes
 from storage.catalog import tables
-from storage.catalog.statements import CHUNK, chunks, insert_or_update
+from storage.catalog.statements import chunks, insert_or_update, insert_rows, one_of
 from storage.errors import CatalogError
 from storage.records import Attributes, ImageMetadata
 
@@ -36,7 +36,9 @@ def write_attribute_rows(connection: Connection, collection_id: int, attributes:
     """Replace all attribute rows of these images; the attributes are normal already."""
     table = tables.image_attributes
     for ids in chunks(attributes):
-        connection.execute(delete(table).where(table.c.collection_id == collection_id, table.c.image_id.in_(ids)))
+        connection.execute(
+            delete(table).where(table.c.collection_id == collection_id, one_of(connection, table.c.image_id, ids))
+        )
     rows = [
         {
             "collection_id": collection_id,
@@ -49,8 +51,7 @@ def write_attribute_rows(connection: Connection, collection_id: int, attributes:
         for key, attribute in of_image.items()
         for position, value in enumerate(element_values(attribute))
     ]
-    for start in range(0, len(rows), CHUNK):
-        connection.execute(insert(table), rows[start : start + CHUNK])
+    insert_rows(connection, table, rows)
 
 
 def columns(value: Scalar) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from sqlalchemy import ColumnElement, Connection, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Select, func, select, update
 
-from storage.attributes import normal_attributes
+from storage.attributes import normal_attributes, same_attributes
 from storage.catalog import tables
 from storage.catalog.clock import now
 from storage.catalog.contents import known_contents
@@ -14,7 +14,7 @@ from storage.catalog.engine import Database
 from storage.catalog.filters_sql import filter_condition
 from storage.catalog.image_rows import image_metadata, write_images
 from storage.catalog.records import KnownContent, KnownImage
-from storage.catalog.statements import CHUNK, chunks
+from storage.catalog.statements import CHUNK, chunks, one_of
 from storage.catalog.tombstones import delete_images
 from storage.errors import UnknownImageId
 from storage.filters import Filter
@@ -39,8 +39,9 @@ class Images:
         )
         found: dict[str, KnownImage] = {}
         for ids in chunks(image_ids):
-            statement = select(tables.images, has_vector).select_from(joined).where(*_among(collection_id, ids))
             with self._database.read() as connection:
+                among = _among(connection, collection_id, ids)
+                statement = select(tables.images, has_vector).select_from(joined).where(*among)
                 for row in connection.execute(statement).mappings():
                     known = KnownImage(image_metadata(row), row["deleted_at"] is not None, bool(row["ok"]))
                     found[known.metadata.image_id] = known
@@ -80,6 +81,19 @@ class Images:
         with self._database.write() as connection:
             return delete_images(connection, collection_id, image_ids, now())
 
+    def remove_gone(self, collection_id: int, image_ids: Sequence[str]) -> int:
+        """Delete images whose files are gone; return how many lived. A file that comes back is indexed again.
+
+        (After `delete` it is not: that is its user's decision, which stands against the same source.)
+        """
+        moment = now()
+        with self._database.write() as connection:
+            deleted = delete_images(connection, collection_id, image_ids, moment)
+            for ids in chunks(image_ids):
+                here = (*_among(connection, collection_id, ids), _IMAGES.deleted_at == moment)
+                connection.execute(update(tables.images).where(*here).values(source_uri=""))
+        return deleted
+
     def set_attributes(self, collection_id: int, attributes: Mapping[str, Attributes]) -> int:
         """Replace the attributes of live images; ids that are none are skipped. Returns how many changed.
 
@@ -91,7 +105,7 @@ class Images:
             changed = [
                 image.model_copy(update={"attributes": wanted[image_id]})
                 for image_id, image in live.items()
-                if not _same(image.attributes, wanted[image_id])
+                if not same_attributes(image.attributes, wanted[image_id])
             ]
             write_images(connection, collection_id, changed, now())
         return len(changed)
@@ -122,14 +136,14 @@ class Images:
             return [image_metadata(row) for row in connection.execute(statement).mappings()]
 
 
-def _among(collection_id: int, image_ids: Sequence[str]) -> tuple[ColumnElement[bool], ...]:
-    return (_IMAGES.collection_id == collection_id, _IMAGES.image_id.in_(image_ids))
+def _among(connection: Connection, collection_id: int, image_ids: Sequence[str]) -> tuple[ColumnElement[bool], ...]:
+    return (_IMAGES.collection_id == collection_id, one_of(connection, _IMAGES.image_id, image_ids))
 
 
 def _live_among(connection: Connection, collection_id: int, image_ids: Collection[str]) -> dict[str, ImageMetadata]:
     found: dict[str, ImageMetadata] = {}
     for ids in chunks(image_ids):
-        statement = select(tables.images).where(*_among(collection_id, ids), _IMAGES.deleted_at.is_(None))
+        statement = select(tables.images).where(*_among(connection, collection_id, ids), _IMAGES.deleted_at.is_(None))
         for row in connection.execute(statement).mappings():
             found[row["image_id"]] = image_metadata(row)
     return found
@@ -154,8 +168,3 @@ def _behind(prefix: str) -> str | None:
             following = 0xE000 if 0xD800 <= code <= 0xDFFF else code  # surrogates are no characters
             return prefix[:position] + chr(following)
     return None
-
-
-def _same(old: Attributes, new: Attributes) -> bool:
-    """Whether nothing changes; `==` alone would take True for 1."""
-    return old == new and all(type(old[key]) is type(new[key]) for key in new)

@@ -1,30 +1,35 @@
-"""Jobs: what was asked of the indexing side, and what came of it."""
+"""Jobs: what was asked of the indexing side, and what came of it; queued ones with their batches."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import Connection, select, update
 
 from storage.catalog import tables
 from storage.catalog.clock import now
 from storage.catalog.engine import Database
+from storage.catalog.job_progress import progress_of
+from storage.catalog.job_records import UNFINISHED_JOB, BatchItem, JobProgress, JobRequest
+from storage.catalog.job_rows import count_outcomes, find_job, insert_batches, lock_job
 from storage.catalog.records import JobRecord, JobState
 from storage.catalog.statements import insert_new
-from storage.errors import CatalogError
+from storage.errors import JobClosed, UnknownCollection, UnknownJob
 
 _JOBS = tables.jobs.c
+_BATCHES = tables.job_batches.c
 
 
 class Jobs:
-    """Records runs; the runs themselves know nothing of each other."""
+    """Records runs of the embedded mode (`start`, `finish`), and jobs that many processes share (the rest)."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def start(self, collection_id: int, kind: str, source: str, options: Mapping[str, Any]) -> int:
         """Record that a run begins; return its number. The options are JSON."""
+        moment = now()
         values = {
             "collection_id": collection_id,
             "kind": kind,
@@ -32,24 +37,124 @@ class Jobs:
             "options": dict(options),
             "counts": {},
             "state": "running",
-            "started_at": now(),
+            "started_at": moment,
+            "updated_at": moment,
         }
         with self._database.write() as connection:
             return insert_new(connection, tables.jobs, values)
 
     def finish(self, job_id: int, state: JobState, counts: Mapping[str, int]) -> None:
-        """Record how a run ended and what it counted. Raises CatalogError when there is no such run."""
-        statement = (
-            update(tables.jobs).where(_JOBS.id == job_id).values(state=state, counts=dict(counts), finished_at=now())
-        )
+        """Record how a run ended and what it counted. Raises UnknownJob."""
+        moment = now()
+        values = {"state": state, "counts": dict(counts), "updated_at": moment, "finished_at": moment}
         with self._database.write() as connection:
-            if connection.execute(statement).rowcount == 0:
-                raise CatalogError(f"there is no job {job_id}")
+            if connection.execute(update(tables.jobs).where(_JOBS.id == job_id).values(values)).rowcount == 0:
+                raise UnknownJob(f"there is no job {job_id}")
 
-    def list(self, collection_id: int, limit: int = 20) -> list[JobRecord]:
-        """The runs of the collection, newest first."""
-        statement = (
-            select(tables.jobs).where(_JOBS.collection_id == collection_id).order_by(_JOBS.id.desc()).limit(limit)
-        )
+    def open(self, request: JobRequest) -> tuple[JobRecord, bool]:
+        """Return the job that does what is asked, and whether it was made now.
+
+        An unfinished job with the same request is taken instead of a second one, also by two processes at once.
+        Raises UnknownCollection.
+        """
+        with self._database.write() as connection:
+            _lock_collection(connection, request.collection_id)
+            unfinished = select(_JOBS.id).where(_JOBS.request_key == request.key, _JOBS.state.in_(UNFINISHED_JOB))
+            job_id = connection.scalar(unfinished.limit(1))
+            if job_id is not None:
+                return find_job(connection, job_id), False
+            return find_job(connection, insert_new(connection, tables.jobs, _job_row(request))), True
+
+    def add_batches(
+        self,
+        job_id: int,
+        batches: Sequence[Sequence[BatchItem]],
+        *,
+        listed_until: str,
+        counts: Mapping[str, int],
+        after: str | None = None,
+    ) -> list[int]:
+        """Commit one page of the listing: its batches, what it counted and where it ends; return the batches' ids.
+
+        `after` is where this lister stands. Raises JobClosed when the job is not being listed any more, or
+        stands elsewhere: then another process goes on with the listing.
+        """
+        with self._database.write() as connection:
+            job = _lock_listing(connection, job_id)
+            if after is not None and job.listed_until != after:
+                raise JobClosed(f"job {job_id} is listed by another process, which stands at {job.listed_until!r}")
+            ids = insert_batches(connection, job, batches)
+            count_outcomes(connection, job, counts, now())
+            statement = update(tables.jobs).where(_JOBS.id == job_id).values(listed_until=listed_until)
+            connection.execute(statement)
+        return ids
+
+    def listing_done(self, job_id: int, counts: Mapping[str, int] | None = None) -> None:
+        """Record that the source was listed to its end; a job without unfinished batches is finished by that.
+
+        `counts` are added, for what only the end of a listing can tell. Raises JobClosed as `add_batches` does.
+        """
+        with self._database.write() as connection:
+            _lock_listing(connection, job_id)
+            connection.execute(update(tables.jobs).where(_JOBS.id == job_id).values(state="running"))
+            count_outcomes(connection, find_job(connection, job_id), counts or {}, now())
+
+    def get(self, job_id: int) -> JobProgress:
+        """How far a job is. Raises UnknownJob."""
+        with self._database.read() as connection:
+            return progress_of(connection, find_job(connection, job_id))
+
+    def list(self, collection_id: int | None = None, limit: int = 20) -> list[JobRecord]:
+        """The runs and jobs (of the collection), newest first."""
+        statement = select(tables.jobs).order_by(_JOBS.id.desc()).limit(limit)
+        if collection_id is not None:
+            statement = statement.where(_JOBS.collection_id == collection_id)
         with self._database.read() as connection:
             return [JobRecord(**row) for row in connection.execute(statement).mappings()]
+
+    def cancel(self, job_id: int) -> bool:
+        """Cancel a job: batches that nobody works on are dropped, the others still commit; false if it was over.
+
+        Raises UnknownJob.
+        """
+        moment = now()
+        with self._database.write() as connection:
+            if lock_job(connection, job_id).state not in UNFINISHED_JOB:
+                return False
+            values = {"state": "cancelled", "updated_at": moment, "finished_at": moment}
+            connection.execute(update(tables.jobs).where(_JOBS.id == job_id).values(values))
+            pending = (_BATCHES.job_id == job_id, _BATCHES.state == "pending")
+            dropped = update(tables.job_batches).where(*pending).values(state="cancelled", finished_at=moment)
+            connection.execute(dropped)
+        return True
+
+
+def _lock_collection(connection: Connection, collection_id: int) -> None:
+    """Requests of one collection come one after the other, so that none is entered twice."""
+    columns = tables.collections.c
+    if connection.scalar(select(columns.id).where(columns.id == collection_id).with_for_update(key_share=True)) is None:
+        raise UnknownCollection(f"there is no collection number {collection_id}")
+
+
+def _lock_listing(connection: Connection, job_id: int) -> JobRecord:
+    job = lock_job(connection, job_id)
+    if job.state != "listing":
+        raise JobClosed(f"job {job_id} is {job.state}: it takes no more images")
+    return job
+
+
+def _job_row(request: JobRequest) -> dict[str, Any]:
+    moment = now()
+    return {
+        "collection_id": request.collection_id,
+        "generation_id": request.generation_id,
+        "kind": request.kind,
+        "source": request.source,
+        "options": request.options.as_json(),
+        "request_key": request.key,
+        "priority": request.priority,
+        "counts": {},
+        "state": "listing",
+        "started_at": moment,
+        "updated_at": moment,
+    }

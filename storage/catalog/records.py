@@ -13,8 +13,8 @@ from storage.records import ImageMetadata, ModelIdentity
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
-GenerationState = Literal["building", "active", "retired"]
-JobState = Literal["running", "finished", "failed", "interrupted"]
+GenerationState = Literal["building", "active", "standby", "retired"]
+JobState = Literal["listing", "running", "finished", "failed", "cancelled", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,10 @@ class FailureRecord:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """One indexing run: what was asked, what came of it. A killed run stays `running`."""
+    """One indexing run or queued job: what was asked, what came of it. A killed embedded run stays `running`.
+
+    `listed_until` is the last key whose page of the listing is committed; `updated_at` the last time anything was.
+    """
 
     id: int
     collection_id: int
@@ -133,6 +136,11 @@ class JobRecord:
     state: JobState
     started_at: datetime
     finished_at: datetime | None
+    generation_id: int | None = None
+    request_key: str | None = None
+    priority: int = 0
+    listed_until: str = ""
+    updated_at: datetime | None = None
 
 
 @dataclass(frozen=True)

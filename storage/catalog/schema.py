@@ -9,9 +9,10 @@ from sqlalchemy import Connection, func, inspect, select, table
 from sqlalchemy import column as sql_column
 
 from storage.catalog.engine import VERSION_TABLE, Database
+from storage.catalog.postgres import check_encoding
 from storage.errors import CatalogUnavailable, SchemaMismatch
 
-REVISIONS = ("0001",)  # every migration, oldest first; the last one is what this program works with
+REVISIONS = ("0001", "0002")  # every migration, oldest first; the last one is what this program works with
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _UPGRADE_LOCK = 0x76697375616C  # "visual": the PostgreSQL advisory lock that lets one process migrate at a time
 
@@ -58,6 +59,7 @@ def _check_older(revision: str | None, name: str) -> None:
 def _lock(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":  # on SQLite, BEGIN IMMEDIATE is the lock
         connection.execute(select(func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
+        check_encoding(connection)
 
 
 def _upgrade(connection: Connection) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from storage.catalog import tables
 from storage.catalog.clock import now
@@ -46,12 +46,19 @@ class Snapshots:
 
     def newest(self, generation_id: int) -> SnapshotRecord | None:
         """The snapshot that holds most changes; None when none was published."""
+        return next(iter(self.list(generation_id)), None)
+
+    def forget(self, snapshot_id: int) -> None:
+        """Take a snapshot out of the list, before its files are removed; unknown ones are gone already."""
+        with self._database.write() as connection:
+            connection.execute(delete(tables.snapshots).where(_SNAPSHOTS.id == snapshot_id))
+
+    def list(self, generation_id: int) -> list[SnapshotRecord]:
+        """Every published snapshot, the one that holds most changes first."""
         statement = (
             select(tables.snapshots)
             .where(_SNAPSHOTS.generation_id == generation_id)
             .order_by(_SNAPSHOTS.seq.desc(), _SNAPSHOTS.id.desc())
-            .limit(1)
         )
         with self._database.read() as connection:
-            row = connection.execute(statement).mappings().one_or_none()
-        return None if row is None else SnapshotRecord(**row)
+            return [SnapshotRecord(**row) for row in connection.execute(statement).mappings()]

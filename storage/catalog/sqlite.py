@@ -54,6 +54,12 @@ def check_file(path: Path, version_table: str, *, create: bool) -> None:
         _check_tables(path, version_table)
 
 
+def file_bytes(path: Path) -> int:
+    """The size of the file and of what is not yet moved into it from the log."""
+    files = (path, path.with_name(f"{path.name}-wal"))
+    return sum(file.stat().st_size for file in files if file.exists())
+
+
 def _check_tables(path: Path, version_table: str) -> None:
     address = f"{path.absolute().as_uri()}?mode=rw"  # rw: an interrupted creation is rolled back, none begun
     try:

@@ -136,6 +136,12 @@ jobs = Table(
     Column("state", PlainText, nullable=False),
     Column("started_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
+    # From here on only queued jobs fill the columns: a run of the embedded mode keeps the defaults.
+    Column("generation_id", ForeignKey("generations.id")),
+    Column("request_key", PlainText, index=True),
+    Column("priority", Integer, nullable=False, server_default="0"),
+    Column("listed_until", PlainText, nullable=False, server_default=""),  # the last key whose page is committed
+    Column("updated_at", UtcDateTime),
 )
 
 job_batches = Table(
@@ -148,7 +154,23 @@ job_batches = Table(
     Column("attempts", Integer, nullable=False),
     Column("lease_owner", PlainText),
     Column("lease_expires_at", UtcDateTime),
+    Column("ordinal", Integer, nullable=False, server_default="0"),
+    Column("generation_id", ForeignKey("generations.id")),
+    Column("lease_token", Integer, nullable=False, server_default="0"),  # +1 with each lease: tells an old holder
+    Column("sent_at", UtcDateTime),
+    Column("counts", JSON, nullable=False, server_default="{}"),
+    Column("parent_id", ForeignKey("job_batches.id")),  # the batch that this one is a half of
+    Column("finished_at", UtcDateTime),
     Index(None, "state", "lease_expires_at"),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", PlainText, primary_key=True),
+    Column("holder", PlainText, nullable=False),
+    Column("epoch", BigInteger, nullable=False),  # +1 with each holder; the row stays, so that it never goes back
+    Column("expires_at", UtcDateTime, nullable=False),
 )
 
 snapshots = Table(

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, bindparam, select, update
 from storage.catalog import tables
 from storage.catalog.failures import clear_failures
 from storage.catalog.generations import lock_open_generations, take_sequence_numbers
-from storage.catalog.statements import chunks
+from storage.catalog.statements import chunks, one_of
 
 _VECTORS = tables.vectors.c
 
@@ -24,7 +24,7 @@ def delete_images(connection: Connection, collection_id: int, image_ids: Sequenc
     for ids in chunks(image_ids):
         here = (
             images.c.collection_id == collection_id,
-            images.c.image_id.in_(ids),
+            one_of(connection, images.c.image_id, ids),
             images.c.deleted_at.is_(None),
         )
         deleted += connection.execute(update(images).where(*here).values(deleted_at=moment)).rowcount
@@ -37,7 +37,9 @@ def _write_tombstones(connection: Connection, generation_id: int, image_ids: Seq
     present: list[str] = []
     for ids in chunks(image_ids):
         statement = select(_VECTORS.image_id).where(
-            _VECTORS.generation_id == generation_id, _VECTORS.image_id.in_(ids), _VECTORS.vector.is_not(None)
+            _VECTORS.generation_id == generation_id,
+            one_of(connection, _VECTORS.image_id, ids),
+            _VECTORS.vector.is_not(None),
         )
         present.extend(connection.scalars(statement.order_by(_VECTORS.image_id)))
     if not present:

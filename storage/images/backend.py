@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
+
+from storage.errors import StorageDenied
 
 DEFAULT_MAX_IMAGE_BYTES = 100 * 1024 * 1024  # a 100-megapixel camera JPEG is about 60 MB
 
@@ -18,6 +20,10 @@ class StoredObject:
     etag: str
     size_bytes: int
     modified_at: float
+
+
+# Called with the key (ending in `/`) and the error of a folder that may not be read; the listing then goes on.
+OnDenied = Callable[[str, StorageDenied], None]
 
 
 class StorageBackend(Protocol):
@@ -43,7 +49,7 @@ class StorageBackend(Protocol):
         """Remove the key. Raises ImageNotFound when nothing is there."""
         ...
 
-    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+    def list(self, prefix: str = "", *, on_denied: OnDenied | None = None) -> Iterator[StoredObject]:
         """Yield every object whose key starts with the prefix, in key order, with flat memory."""
         ...
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from storage.errors import ImageNotFound, InvalidKey, StorageError, StorageUnavailable
-from storage.images.backend import DEFAULT_MAX_IMAGE_BYTES, StoredObject
+from storage.images.backend import DEFAULT_MAX_IMAGE_BYTES, OnDenied, StoredObject
 from storage.images.file_uri import file_uri, quote_relative
 from storage.images.keys import name_prefix_of, segments_of
 from storage.images.local_files import (
@@ -97,10 +97,10 @@ class LocalStorage:
         except OSError as error:
             raise self._error(error, path) from error
 
-    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+    def list(self, prefix: str = "", *, on_denied: OnDenied | None = None) -> Iterator[StoredObject]:
         """Yield every file in key order; see `storage.images.local_listing` for what is left out."""
         name_prefix_of(prefix)  # refuses `../` and the like at the call, not at the first `next`
-        return (self._stored(key, info) for key, info in walk(self._root, prefix))
+        return (self._stored(key, info) for key, info in walk(self._root, prefix, on_denied))
 
     def uri(self, key: str) -> str:
         """The file:// address of a key, percent-encoded; of `""`, the folder's own, ending in a slash."""

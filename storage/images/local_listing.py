@@ -6,21 +6,22 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from storage.errors import StorageUnavailable
+from storage.errors import StorageDenied, StorageUnavailable
+from storage.images.backend import OnDenied
 from storage.images.keys import key_of
 from storage.images.local_files import as_storage_error, is_temporary
 
 _log = logging.getLogger(__name__)
 
 
-def walk(root: Path, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
+def walk(root: Path, prefix: str, on_denied: OnDenied | None = None) -> Iterator[tuple[str, os.stat_result]]:
     """Yield (key, stat) of every regular file under the root whose key starts with the prefix, sorted by key.
 
     Memory holds the names of one folder and of those above it. Links to files inside the root are followed;
     links to folders are not (their files are listed where they are, and a link may lead in a circle). Links
     that lead out, fifos, devices, sockets and broken links are left out, each with a warning in the
-    log; files that vanish meanwhile, silently. Raises StorageDenied at a folder that may not be read (never a
-    listing with a hole), StorageUnavailable when the root itself is gone.
+    log; files that vanish meanwhile, silently. A folder that may not be read is told to `on_denied`; without it
+    StorageDenied is raised (never a listing with a silent hole). Raises StorageUnavailable when the root is gone.
     """
     pending = [(root, "", iter(_names_in(root, root)))]
     while pending:
@@ -33,7 +34,12 @@ def walk(root: Path, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
         path = folder / name
         if name.endswith("/"):
             if key.startswith(prefix) or prefix.startswith(key):
-                pending.append((path, key, iter(_names_in(path, root))))
+                try:
+                    pending.append((path, key, iter(_names_in(path, root))))
+                except StorageDenied as error:
+                    if on_denied is None:
+                        raise
+                    on_denied(key, error)
         elif key.startswith(prefix) and (info := _regular_file(path, root)) is not None:
             yield key, info
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Lock
 
 from storage.errors import InvalidKey, StorageError
-from storage.images.backend import DEFAULT_MAX_IMAGE_BYTES, StorageBackend
+from storage.images.backend import DEFAULT_MAX_IMAGE_BYTES, StorageBackend, StoredObject
 from storage.images.file_uri import anchor_uri, path_of_file_uri
 from storage.images.keys import key_of, name_of
 from storage.images.local import LocalStorage
@@ -71,6 +71,15 @@ class ImageReader:
         """Read the original bytes. Raises the same errors as `StorageBackend.get`."""
         store, key = split_uri(uri)
         return self._backend(store).get(key)
+
+    def get(self, key: str) -> bytes:
+        """The same as `read`: for those who read by key, the recorded address is the key."""
+        return self.read(key)
+
+    def stat(self, uri: str) -> StoredObject:
+        """Describe one image without reading it. Raises the same errors as `StorageBackend.stat`."""
+        store, key = split_uri(uri)
+        return self._backend(store).stat(key)
 
     def _backend(self, store: str) -> StorageBackend:
         with self._lock:

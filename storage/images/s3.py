@@ -19,7 +19,7 @@ from storage.errors import (
     StorageError,
     StorageUnavailable,
 )
-from storage.images.backend import DEFAULT_MAX_IMAGE_BYTES, StoredObject
+from storage.images.backend import DEFAULT_MAX_IMAGE_BYTES, OnDenied, StoredObject
 from storage.images.keys import key_of, name_of, name_prefix_of
 
 if TYPE_CHECKING:
@@ -136,8 +136,9 @@ class S3Storage:
         with self._translated(self.uri(key)):
             self._client.delete_object(Bucket=self._bucket, Key=self._name(key))
 
-    def list(self, prefix: str = "") -> Iterator[StoredObject]:
-        """Yield every object, a page of up to 1,000 in memory at a time."""
+    def list(self, prefix: str = "", *, on_denied: OnDenied | None = None) -> Iterator[StoredObject]:
+        """Yield every object, a page of up to 1,000 in memory at a time. Folders have no permissions of their own."""
+        del on_denied
         name_prefix = self._prefix + name_prefix_of(prefix)  # refuses `../` and the like at the call
         return self._list(prefix, name_prefix)
 

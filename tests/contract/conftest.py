@@ -20,10 +20,12 @@ def empty_sqlite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=["sqlite"])
-def catalog_address(request: pytest.FixtureRequest, empty_sqlite_file: Path, tmp_path: Path) -> str:
-    """The address of an empty catalog; another database is one more parameter here."""
-    assert request.param == "sqlite"
+@pytest.fixture(params=["sqlite", "postgresql"])
+def catalog_address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty catalog, once for each database."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgres_url"))
+    empty_sqlite_file: Path = request.getfixturevalue("empty_sqlite_file")
     path = tmp_path / "catalog.db"
     shutil.copyfile(empty_sqlite_file, path)
     return f"sqlite:///{path.as_posix()}"

@@ -11,12 +11,13 @@ from pictures import jpeg, write_photos
 from pipeline.embedding_service import EmbeddingService
 from pipeline.errors import InvalidQuery, ModelError
 from pipeline.indexing.report import IndexReport
+from pipeline.indexing.selection import SourceSelection
 from storage.catalog import IndexBatch
 from storage.errors import ModelMismatch, StorageError, StorageUnavailable, UnknownCollection, UnknownImageId
 from storage.images.local import LocalStorage
 from storage.records import ImageMetadata
 from storage.settings import Settings
-from visual_search.collection import ImageCollection, Query, SourceSelection
+from visual_search.collection import ImageCollection, Query
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_a_second_run_embeds_nothing_and_loads_no_model(collection, settings, ph
     with ImageCollection(settings=settings) as again:
         report = again.index(photos)
         assert _outcomes(report) == {"unchanged": 7}
-        assert "embedding_service" not in vars(again)
+        assert again._service is None
         assert again.generation.last_seq == 7
 
 
@@ -122,7 +123,7 @@ def test_equal_broken_files_each_have_their_own_failure(collection, photos):
     assert [failure.image_id for failure in collection.failures()] == ["a.jpg", "b.jpg", "c.jpg"]
 
 
-def test_failures_are_retried_mended_or_dropped_when_their_file_is_gone(collection, photos):
+def test_failures_are_retried_and_stay_until_they_are_mended(collection, photos):
     write_photos(photos, 2)
     for name in ("mended", "still-broken", "removed"):
         (photos / f"{name}.jpg").write_bytes(jpeg(1)[:400] + name.encode())
@@ -130,9 +131,9 @@ def test_failures_are_retried_mended_or_dropped_when_their_file_is_gone(collecti
     (photos / "mended.jpg").write_bytes(jpeg(50))
     (photos / "removed.jpg").unlink()
     report = collection.retry_failures()
-    assert (report.retried, report.indexed, report.failed, report.gone) == (2, 1, 1, ["removed.jpg"])
-    (failure,) = collection.failures()
-    assert (failure.image_id, failure.attempts) == ("still-broken.jpg", 2)
+    assert (report.retried, report.indexed, report.failed) == (3, 1, 2)
+    recorded = {failure.image_id: (failure.reason, failure.attempts) for failure in collection.failures()}
+    assert recorded == {"removed.jpg": ("not_found", 2), "still-broken.jpg": ("corrupt", 2)}
     assert collection.image("mended.jpg").source_uri == (photos / "mended.jpg").resolve().as_uri()
 
 
@@ -217,11 +218,10 @@ def test_a_collection_keeps_its_model(collection, settings, photos, tmp_path):
     write_photos(photos, 2)
     collection.index(photos)
     other = settings.model_copy(update={"model": str(tmp_path / "another-checkpoint")})
-    with (
-        ImageCollection(settings=other) as mistaken,
-        pytest.raises(ModelMismatch, match="another --collection"),
-    ):
-        mistaken.index(photos)
+    with ImageCollection(settings=other) as opened:
+        assert _outcomes(opened.index(photos)) == {"unchanged": 2}  # the setting is for new collections
+        with pytest.raises(ModelMismatch, match="another --collection"):
+            opened.check_model(other.model)
 
 
 def test_a_checkpoint_may_be_named_by_any_path_that_leads_to_it(settings, photos, tmp_path, monkeypatch):
@@ -329,7 +329,7 @@ class _RefusesBatches(EmbeddingService):
 
 def test_an_image_that_the_model_refuses_fails_alone_and_its_batch_goes_on(collection, photos):
     write_photos(photos, 8)
-    collection.__dict__["embedding_service"] = _RefusesBatches()
+    collection._service = _RefusesBatches()
     report = collection.index(photos)
     assert _outcomes(report) == {"indexed": 7, "failed": 1}
     (failure,) = collection.failures()
@@ -347,3 +347,117 @@ def test_the_audit_sees_an_index_that_disagrees_and_a_vector_that_is_missing(col
     collection.catalog.commit(collection.generation.id, IndexBatch(refreshed=[changed]))
     problems = {one.image_id: one.problem for one in collection.audit(photos).findings}
     assert problems[keys[1]] == "vector_missing"
+
+
+def test_the_audit_knows_files_by_their_address_not_by_their_id(collection, photos):
+    write_photos(photos, 4)
+    collection.index(photos)
+    collection.index(photos, SourceSelection(id_prefix="p/"))
+    audit = collection.audit(photos)
+    assert audit.clean, audit.findings
+    wrong_prefix = collection.audit(photos, SourceSelection(id_prefix="q/"))
+    assert wrong_prefix.by_problem() == {"not_indexed": 4}
+    part = collection.audit(photos / "even")
+    assert "source_gone" not in part.by_problem()
+
+
+def test_a_good_file_in_place_of_a_bad_one_is_not_clean_until_it_is_indexed(collection, photos):
+    (photos / "new.jpg").write_bytes(b"junk")
+    collection.index(photos)
+    (photos / "new.jpg").write_bytes(jpeg(5))
+    audit = collection.audit(photos)
+    assert not audit.clean
+    assert audit.by_problem() == {"changed": 1}
+
+
+def test_a_failure_ends_when_the_former_file_is_back(collection, photos):
+    write_photos(photos, 2)
+    original = photos / "even" / "00.jpg"
+    data, times = original.read_bytes(), (original.stat().st_atime_ns, original.stat().st_mtime_ns)
+    collection.index(photos)
+    original.write_bytes(b"junk")
+    assert collection.index(photos).failed == 1
+    original.write_bytes(data)
+    os.utime(original, ns=times)
+    assert _outcomes(collection.index(photos)) == {"refreshed": 1, "unchanged": 1}
+    assert collection.failures() == []
+
+
+def test_a_retry_while_the_disk_is_not_there_forgets_nothing(collection, photos):
+    write_photos(photos, 1)
+    (photos / "bad.jpg").write_bytes(b"junk")
+    collection.index(photos)
+    photos.rename(photos.with_name("unplugged"))
+    report = collection.retry_failures()
+    assert (report.retried, report.failed) == (1, 1)
+    assert [failure.image_id for failure in collection.failures()] == ["bad.jpg"]
+
+
+def test_a_retry_takes_attributes_from_the_sidecar(collection, photos, tmp_path):
+    (photos / "bad.jpg").write_bytes(b"junk")
+    sidecar = tmp_path / "labels.csv"
+    sidecar.write_text("image_id, label\nbad.jpg, cat\n")
+    collection.index(photos, SourceSelection(attributes_file=str(sidecar)))
+    (photos / "bad.jpg").write_bytes(jpeg(5))
+    collection.retry_failures(attributes_file=sidecar)
+    assert collection.image("bad.jpg").attributes == {"label": "cat"}
+
+
+def test_the_same_content_in_two_folders_is_no_move_while_both_are_there(collection, photos, tmp_path):
+    write_photos(photos, 2)
+    shutil.copytree(photos, tmp_path / "copy")
+    collection.index(photos)
+    report = collection.index(tmp_path / "copy")
+    assert report.failures_by_reason == {"id_taken": 2}
+    assert _outcomes(collection.index(photos)) == {"refreshed": 2}  # looked at again, for their ids had failures
+    assert collection.audit(photos).clean
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions are POSIX ones here")
+def test_a_folder_that_may_not_be_read_is_a_failure_and_the_others_are_indexed(collection, photos, monkeypatch):
+    write_photos(photos, 4)
+    (photos / "lost+found").mkdir()
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("lost+found"):  # tests may run as root, whom no permission stops
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr("storage.images.local_listing.os.scandir", scandir)
+    report = collection.index(photos)
+    assert _outcomes(report) == {"indexed": 4, "failed": 1}
+    assert [(failure.image_id, failure.reason) for failure in collection.failures()] == [
+        ("lost+found/", "access_denied")
+    ]
+    assert collection.audit(photos).by_problem() == {"failed": 1}
+    assert collection.retry_failures().folders == 1
+    without = SourceSelection(exclude=["lost+found/*"])
+    assert _outcomes(collection.index(photos, without)) == {"unchanged": 4}
+    monkeypatch.undo()
+    assert _outcomes(collection.index(photos)) == {"unchanged": 4}
+    assert collection.failures() == []
+
+
+def test_one_attribute_that_changes_its_type_is_noticed_and_absent_ones_are_not(collection, photos, tmp_path):
+    write_photos(photos, 1)
+    sidecar = tmp_path / "a.jsonl"
+    selection = SourceSelection(attributes_file=sidecar)
+    outcomes = []
+    for value in ('1, "none": null', '1, "none": []', "true", "true"):
+        sidecar.write_text(f'{{"image_id": "even/00.jpg", "flag": {value}}}\n')
+        outcomes.append(_outcomes(collection.index(photos, selection)))
+    assert outcomes == [{"indexed": 1}, {"unchanged": 1}, {"refreshed": 1}, {"unchanged": 1}]
+
+
+def test_a_collection_object_never_mixes_models_when_another_process_switches(collection, photos, tmp_path):
+    write_photos(photos, 3)
+    assert collection.embedding_service.identity.name == "baseline"  # loaded while the collection is empty
+    save_tiny_clip(tmp_path / "checkpoint")
+    chosen = collection.settings.model_copy(update={"model": str(tmp_path / "checkpoint")})
+    with ImageCollection(settings=chosen) as other:
+        other.index(photos)
+    (photos / "new.jpg").write_bytes(jpeg(60))
+    assert collection.index(photos).indexed == 1
+    assert collection.search(Query(image=photos / "new.jpg")).results[0].image_id == "new.jpg"
+    assert collection.embedding_service.identity.name == str(tmp_path / "checkpoint")

@@ -27,9 +27,9 @@ import numpy as np
 from storage.catalog import Catalog, IndexBatch, IndexedImage
 from storage.records import ImageMetadata
 
-path, name, batches, size = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+address, name, batches, size = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 vector = np.array([1, 0, 0, 0], dtype=np.float32)
-with Catalog.open(path, create=False) as catalog:
+with Catalog.open(address, create=False) as catalog:
     generation = catalog.generations.active(catalog.collections.get("photos").id)
     print("ready", flush=True)
     sys.stdin.readline()
@@ -41,14 +41,14 @@ with Catalog.open(path, create=False) as catalog:
 """
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "catalog.db"
+@pytest.fixture(params=["sqlite", "postgresql"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(request.getfixturevalue("postgres_url") if request.param == "postgresql" else tmp_path / "catalog.db")
 
 
 @pytest.fixture
-def catalog(path: Path) -> Iterator[Catalog]:
-    with Catalog.open(path) as opened:
+def catalog(address: str) -> Iterator[Catalog]:
+    with Catalog.open(address) as opened:
         yield opened
 
 
@@ -74,9 +74,9 @@ def apply(held: dict[str, bytes], page: ChangePage) -> None:
         held.pop(image_id, None)
 
 
-def start_writer(path: Path, name: str, batches: int) -> subprocess.Popen[str]:
+def start_writer(address: str, name: str, batches: int) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(path), name, str(batches), str(BATCH_IMAGES)],
+        [sys.executable, "-c", WRITER, address, name, str(batches), str(BATCH_IMAGES)],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -169,10 +169,10 @@ def test_wrong_questions_are_refused(catalog: Catalog, generation: Generation) -
 
 
 def test_two_processes_commit_in_one_gapless_order_that_a_follower_sees_grow(
-    path: Path, catalog: Catalog, generation: Generation
+    address: str, catalog: Catalog, generation: Generation
 ) -> None:
     batches = 40
-    writers = [start_writer(path, name, batches) for name in ("one", "two")]
+    writers = [start_writer(address, name, batches) for name in ("one", "two")]
     assert [read_line(writer) for writer in writers] == ["ready", "ready"]
     for writer in writers:
         let_go(writer)
@@ -196,14 +196,14 @@ def test_two_processes_commit_in_one_gapless_order_that_a_follower_sees_grow(
 
 
 def test_a_writer_killed_at_any_moment_leaves_whole_batches_and_all_it_acknowledged(
-    path: Path, catalog: Catalog, generation: Generation
+    address: str, catalog: Catalog, generation: Generation
 ) -> None:
     seed = 7
     print(f"seed {seed}")
     chance = random.Random(seed)
     acknowledged: set[str] = set()
     for round_ in range(3):
-        writer = start_writer(path, str(round_), 1_000_000)
+        writer = start_writer(address, str(round_), 1_000_000)
         assert read_line(writer) == "ready"
         let_go(writer)
         for _ in range(3):

@@ -63,3 +63,40 @@ def test_a_misspelt_variable_is_refused_instead_of_ignored(monkeypatch):
 
 def test_the_home_folder_is_expanded():
     assert load_settings(data_dir="~/photos").data_dir == Path.home() / "photos"
+
+
+def test_an_address_with_a_password_is_shown_nowhere(monkeypatch):
+    monkeypatch.setenv("VISUAL_SEARCH_REDIS_URL", "redis://:hidden@host/0")
+    settings = load_settings(database_url="postgresql://me:hidden@host/db")
+    assert settings.redis_url.get_secret_value() == "redis://:hidden@host/0"
+    assert "hidden" not in repr(settings) + settings.model_dump_json() + str(settings.model_dump())
+
+
+@pytest.mark.parametrize("name", ["redis_url", "database_url"])
+def test_an_address_of_another_kind_is_refused_without_repeating_it(name):
+    with pytest.raises(SettingsError, match=f"setting '{name}'.*begins with") as caught:
+        load_settings(**{name: "http://:hidden@host"})
+    assert "hidden" not in str(caught.value)
+
+
+def test_schedules_are_read_from_the_file(tmp_path):
+    (tmp_path / "visual-search.toml").write_text(
+        '[[schedules]]\ncron = "0 3 * * *"\naction = "sync"\nsource = "/photos"\nmirror = true\n'
+    )
+    (schedule,) = load_settings().schedules
+    assert (schedule.cron, schedule.action, schedule.source, schedule.mirror) == ("0 3 * * *", "sync", "/photos", True)
+    assert load_settings().model_dump(mode="json")["schedules"][0]["collection"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('cron = "0 3 * *"\naction = "sync"\nsource = "/p"\n', "schedules.0.cron.*five fields"),
+        ('cron = "0 3 * * *"\naction = "drop"\nsource = "/p"\n', "schedules.0.action"),
+        ('cron = "0 3 * * *"\naction = "sync"\nsuorce = "/p"\n', "schedules.0.s"),
+    ],
+)
+def test_a_wrong_schedule_is_named(tmp_path, text, message):
+    (tmp_path / "visual-search.toml").write_text(f"[[schedules]]\n{text}")
+    with pytest.raises(SettingsError, match=message):
+        load_settings()

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 
 import typer
 
 from storage.errors import VisualSearchError
-from visual_search.cli import audit, demo, evaluate, failures, images, index, search, settings, status
+from visual_search.cli import (
+    audit,
+    demo,
+    evaluate,
+    failures,
+    generations,
+    images,
+    index,
+    jobs,
+    reindex,
+    search,
+    settings,
+    status,
+    submit,
+    up,
+)
 from visual_search.cli.output import ExitCode, error_console, exit_code_of, print_error
 from visual_search.version import __version__
 
@@ -36,27 +52,40 @@ def root(
 
 for name, module in {
     "index": index,
+    "submit": submit,
     "search": search,
     "evaluate": evaluate,
     "audit": audit,
     "status": status,
+    "reindex": reindex,
+    "up": up,
     "settings": settings,
     "demo": demo,
 }.items():
     app.command(name, epilog=module.EXAMPLES)(module.command)
 app.add_typer(images.app, name="images")
 app.add_typer(failures.app, name="failures")
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(generations.app, name="generations")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; exit codes are in docs/getting-started.md."""
     given = sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name the terminal cannot show must not end the command
     try:
         app(given)
     except VisualSearchError as error:
         print_error(error, as_json="--json" in given)
         sys.exit(exit_code_of(error))
+    except (OSError, UnicodeError) as error:  # the outermost shell: a full disk behind >, an odd argument
+        error_console().print(f"error: {error}", markup=False, soft_wrap=True)
+        sys.exit(ExitCode.FAILED)
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.INTERRUPTED)
     except SystemExit as leaving:
         if leaving.code == ExitCode.INTERRUPTED:
             error_console().print("interrupted: what was finished is kept; the same command carries on")

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.indexing.selection import SourceSelection
 from visual_search.cli.options import (
     AsJson,
     CollectionName,
@@ -18,7 +19,6 @@ from visual_search.cli.options import (
     settings_from,
 )
 from visual_search.cli.output import ExitCode, console, print_json, print_table
-from visual_search.collection import SourceSelection
 
 EXAMPLES = """
 **Examples**

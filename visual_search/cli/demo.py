@@ -31,4 +31,4 @@ def command(
     ] = None,
 ) -> None:
     """Index real photos, search them, measure the results and write a page with pictures."""
-    run_demo(DemoPlan(output, photos.expanduser() if photos else None, model), load_settings())
+    run_demo(DemoPlan(output.expanduser(), photos.expanduser() if photos else None, model), load_settings())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -42,25 +44,29 @@ def list_(
     console().print(f"{len(found)} failures")
 
 
-@app.command("retry", epilog="`visual-search failures retry --collection shop`")
+@app.command("retry", epilog="`visual-search failures retry --attributes labels.csv`")
 def retry(
     *,
+    attributes: Annotated[
+        Path | None,
+        typer.Option("--attributes", help="The sidecar given to `index`: failed images have no attributes yet."),
+    ] = None,
     collection: CollectionName = None,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Try every failed image again; those whose file is gone are dropped from the list."""
+    """Try every failed image again; one whose file is gone stays, until `images delete` forgets it."""
     with open_existing(settings_from(config, data_dir), collection) as images:
         with indexing_progress(None, quiet=as_json) as show:
-            report = images.retry_failures(show)
+            report = images.retry_failures(show, attributes)
         remaining = images.failures()
     if as_json:
         print_json(report.model_dump())
     else:
         console().print(
-            f"{report.retried} tried again: {report.indexed} indexed, {report.failed} failed; "
-            f"{len(report.gone)} dropped because their file is gone"
+            f"{report.retried} tried again: {report.indexed} indexed, {report.failed} failed"
+            + (f"; {report.folders} folders that could not be read: `index` looks again" if report.folders else "")
         )
         for failure in remaining[:10]:
             console().print(f"  {failure.image_id}: {failure.reason}: {failure.message}", markup=False, soft_wrap=True)

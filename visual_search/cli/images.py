@@ -73,12 +73,16 @@ def delete(
 ) -> None:
     """Take images out of the collection; their files stay, and later runs of `index` leave them out."""
     with open_existing(settings_from(config, data_dir), collection) as images:
-        unknown = sorted(set(image_ids) - set(images.catalog.images.get_many(images.record.id, image_ids)))
+        live = set(images.catalog.images.get_many(images.record.id, image_ids))
+        forgotten = sorted(images.catalog.failures.among(images.record.id, image_ids) - live)
+        unknown = sorted(set(image_ids) - live - set(forgotten))
         deleted = images.delete_images(image_ids)
     if as_json:
-        print_json({"deleted": deleted, "unknown": unknown})
+        print_json({"deleted": deleted, "failures_forgotten": forgotten, "unknown": unknown})
     else:
         console().print(f"{deleted} deleted from the collection")
+        if forgotten:
+            console().print(f"{len(forgotten)} failures forgotten")
         for image_id in unknown:
             error_console().print(f"no image '{image_id}'", markup=False)
     raise typer.Exit(ExitCode.FAILED if unknown else ExitCode.ALL_GOOD)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipeline.indexing.report import IndexReport
+from pipeline.indexing.selection import SourceSelection, source_at
 from storage.catalog import FailureRecord
 from visual_search.cli.options import (
     AsJson,
@@ -21,7 +23,7 @@ from visual_search.cli.options import (
 )
 from visual_search.cli.output import ExitCode, console, error_console, print_json
 from visual_search.cli.progress import counter, indexing_progress
-from visual_search.collection import ImageCollection, SourceSelection
+from visual_search.collection import ImageCollection
 
 EXAMPLES = """
 **Examples**
@@ -64,10 +66,14 @@ def command(  # noqa: PLR0913 - one parameter per command-line option
     """
     settings = settings_from(config, data_dir, model=model, batch_size=batch_size)
     selection = SourceSelection(id_prefix, include or (), exclude or (), attributes)
+    listed = source_at(source, selection, settings.max_image_bytes)  # first: a wrong address leaves nothing behind
+    started = datetime.now(timezone.utc)
     with ImageCollection(collection, settings=settings) as images:
-        with indexing_progress(counter(images.source(source, selection)), quiet=as_json) as show:
+        if model is not None:
+            images.check_model(model)
+        with indexing_progress(counter(listed), quiet=as_json) as show:
             report = images.index(source, selection, restore_deleted=restore_deleted, on_progress=show)
-        failures = images.failures() if report.failed else []
+        failures = [one for one in images.failures() if one.last_at >= started] if report.failed else []
         if as_json:
             print_json(report.model_dump() | {"collection": images.name})
         else:

@@ -39,8 +39,10 @@ def command(  # noqa: PLR0913 - one parameter per command-line option
     image: Annotated[Path | None, typer.Option("--image", "-i", help="Find what looks like this picture.")] = None,
     image_id: Annotated[str | None, typer.Option("--id", help="Find what looks like this indexed image.")] = None,
     text: Annotated[str | None, typer.Option("--text", "-t", help="Find what these words describe.")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many results.")] = 10,
-    offset: Annotated[int, typer.Option("--offset", min=0, help="Skip so many results (pages).")] = 0,
+    k: Annotated[int, typer.Option("-k", min=1, max=1_000_000, help="How many results.")] = 10,
+    offset: Annotated[
+        int, typer.Option("--offset", min=0, max=1_000_000_000, help="Skip so many results (pages).")
+    ] = 0,
     filters: Annotated[
         list[str] | None,
         typer.Option(
@@ -59,7 +61,7 @@ def command(  # noqa: PLR0913 - one parameter per command-line option
     ] = None,
     near_duplicates: Annotated[
         float | None,
-        typer.Option("--near-duplicates", min=-1.0, max=1.0, help="Show one of images this similar, e.g. 0.95."),
+        typer.Option("--near-duplicates", min=0.01, max=1.0, help="Show one of images this similar, e.g. 0.95."),
     ] = None,
     group_by: Annotated[
         str | None,
@@ -91,14 +93,14 @@ def command(  # noqa: PLR0913 - one parameter per command-line option
     )
     with open_existing(settings_from(config, data_dir), collection) as images:
         results = images.search(query, options)
-        if html is not None:
-            write_results_page(html, query, results, images)
         if as_json:
             print_json(results.model_dump(mode="json"))
-            return
-        _print_results(results)
+        else:
+            _print_results(results)
         if html is not None:
-            console().print(f"page with pictures: {html.resolve()}", markup=False, soft_wrap=True)
+            write_results_page(html, query, results, images)
+            if not as_json:
+                console().print(f"page with pictures: {html.expanduser().resolve()}", markup=False, soft_wrap=True)
 
 
 def _all_of(texts: list[str]) -> Filter | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.embedders.baseline import BASELINE_NAME as BASELINE
-from pipeline.errors import ModelUnavailable
+from pipeline.errors import InvalidQuery, ModelUnavailable
 from pipeline.rerank import RerankOptions
 from pipeline.results import SearchResults
 from storage.settings import Settings
@@ -21,6 +21,7 @@ from visual_search.page import section_of, write_page
 _SAMPLE_IDS = ("animals/cat.png", "sky/rocket.jpg", "people/astronaut.png")
 _SAMPLE_TEXTS = ("a cat", "a person in a space suit", "the night sky")
 _RESULTS_PER_QUERY = 6
+_MARKER = ".visual-search-demo"  # tells a folder that the demo made, and may empty, from any other
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,18 @@ class DemoPlan:
 
 def run_demo(plan: DemoPlan, settings: Settings) -> Path:
     """Index, search, evaluate; return the page. Everything it writes is under the output folder, made anew."""
+    _make_output_fresh(plan.output)
     data_dir = plan.output / "data"
-    shutil.rmtree(data_dir, ignore_errors=True)
     ground_truth = None
     photos = plan.photos
     if photos is None:
         photos = plan.output / "photos"
-        shutil.rmtree(photos, ignore_errors=True)
         ground_truth = write_sample_photos(photos)
     base = settings.model_copy(update={"data_dir": data_dir, "collection": "demo"})
     collection, notice = _open(base, plan.model)
     with collection:
-        _index(collection, photos)
+        if not _index(collection, photos):
+            raise InvalidQuery(f"no image of {photos} could be indexed: nothing to search")
         answers = _search(collection, sample=plan.photos is None)
         if ground_truth is not None:
             _evaluate(collection, ground_truth)
@@ -54,6 +55,21 @@ def run_demo(plan: DemoPlan, settings: Settings) -> Path:
         write_page(page, "Visual Search demo", sections, collection.reader(), notice)
     console().print(f"\n[bold]Pictures:[/] open {page.resolve()}", soft_wrap=True)
     return page
+
+
+def _make_output_fresh(output: Path) -> None:
+    """Empty the folder of an earlier demo, and nobody else's. Raises InvalidQuery."""
+    marker = output / _MARKER
+    if output.exists() and not marker.is_file() and (not output.is_dir() or any(output.iterdir())):
+        raise InvalidQuery(f"{output} is not empty and no earlier demo made it: give --output a new folder")
+    for made in (output / "data", output / "photos"):
+        if made.exists():
+            shutil.rmtree(made)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+    except OSError as error:
+        raise InvalidQuery(f"cannot write into {output}: {error.strerror}") from error
 
 
 def _open(settings: Settings, model: str | None) -> tuple[ImageCollection, str | None]:
@@ -86,7 +102,7 @@ def _baseline_notice(why: str) -> str:
     )
 
 
-def _index(collection: ImageCollection, photos: Path) -> None:
+def _index(collection: ImageCollection, photos: Path) -> int:
     with indexing_progress(counter(collection.source(photos))) as show:
         report = collection.index(photos, on_progress=show)
     console().print(
@@ -96,6 +112,7 @@ def _index(collection: ImageCollection, photos: Path) -> None:
     )
     for failure in collection.failures():
         console().print(f"  {failure.image_id}: {failure.reason}: {failure.message}", markup=False, soft_wrap=True)
+    return report.indexed + report.reused
 
 
 def _search(collection: ImageCollection, *, sample: bool) -> list[tuple[Query, SearchResults]]:

@@ -13,13 +13,19 @@ from PIL import Image
 from pipeline.decode import decode_image
 from pipeline.errors import DecodeError
 from pipeline.results import SearchResults
-from storage.errors import StorageError
+from storage.errors import StorageError, VisualSearchError
 from storage.images.locate import ImageReader
 from visual_search.collection import ImageCollection, Query
 from visual_search.version import __version__
 
 _THUMBNAIL_PIXELS = 320  # longest side; sharp at the 220 CSS pixels of the grid
 _JPEG_QUALITY = 82
+
+
+class PageNotWritten(VisualSearchError):
+    """Raised when a results page cannot be written where it was asked for. Name another place."""
+
+    reason = "page_not_written"
 
 
 @dataclass(frozen=True)
@@ -61,8 +67,12 @@ def write_page(path: Path, title: str, sections: list[Section], reader: ImageRea
             for section in sections
         ],
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8")
+    target = path.expanduser()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise PageNotWritten(f"cannot write the page to {target}: {error.strerror or error}") from error
 
 
 def thumbnail(data: bytes) -> str:

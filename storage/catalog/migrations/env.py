@@ -9,12 +9,16 @@ from __future__ import annotations
 from alembic import context
 
 from storage.catalog.engine import VERSION_TABLE
+from storage.catalog.postgres import store_vectors_plainly
 from storage.catalog.tables import metadata
 
+connection = context.config.attributes["connection"]
 context.configure(
-    connection=context.config.attributes["connection"],
+    connection=connection,
     target_metadata=metadata,
     version_table=VERSION_TABLE,
     render_as_batch=True,  # SQLite cannot alter columns: Alembic copies the table
 )
 context.run_migrations()
+if connection.dialect.name == "postgresql":  # repeating it changes nothing
+    store_vectors_plainly(connection)

@@ -1,0 +1,119 @@
+"""Commits what workers made of batches: many in one transaction, each batch once, under the aggregator's lease."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from sqlalchemy import Connection, select
+
+from storage.catalog import tables
+from storage.catalog.clock import now
+from storage.catalog.commit import write_batch
+from storage.catalog.engine import Database
+from storage.catalog.generations import lock_generations
+from storage.catalog.job_records import UNFINISHED_BATCH, BatchResult, Lease
+from storage.catalog.job_rows import count_outcomes, find_job, finish_batch, lock_batches, lock_jobs
+from storage.catalog.leases import check_lease
+from storage.catalog.records import Generation, JobRecord
+from storage.catalog.statements import chunks
+
+_BATCHES = tables.job_batches.c
+_IMAGES = tables.images.c
+
+log = logging.getLogger(__name__)
+
+
+def commit_results(database: Database, lease: Lease | None, results: Sequence[BatchResult]) -> list[bool]:
+    """See `Catalog.commit_results`."""
+    with database.write() as connection:
+        if lease is not None:
+            check_lease(connection, lease)
+        return _Commit(connection, results).write()
+
+
+class _Commit:
+    """One transaction: takes all locks in their one order, then writes result after result."""
+
+    def __init__(self, connection: Connection, results: Sequence[BatchResult]) -> None:
+        self._connection = connection
+        self._results = results
+        self._moment = now()
+        batch_ids = {result.batch_id for result in results}
+        job_ids = set(connection.scalars(select(_BATCHES.job_id).where(_BATCHES.id.in_(batch_ids))))
+        self._jobs = lock_jobs(connection, job_ids)
+        self._open = {
+            batch_id: batch
+            for batch_id, batch in lock_batches(connection, batch_ids).items()
+            if batch.state in UNFINISHED_BATCH
+        }
+        self._generations = lock_generations(connection, {result.generation_id for result in results})
+        self._deleted = self._lock_images()
+
+    def write(self) -> list[bool]:
+        """Write what is to be written; return for each result whether it was."""
+        return [self._write_one(result) for result in self._results]
+
+    def _write_one(self, result: BatchResult) -> bool:
+        batch = self._open.pop(result.batch_id, None)
+        if batch is None:
+            log.info("batch %d: delivered again, or cancelled; nothing to commit", result.batch_id)
+            return False
+        generation = self._generations.get(result.generation_id)
+        if generation is None or generation.state == "retired":
+            log.warning("batch %d: generation %d takes no commits", result.batch_id, result.generation_id)
+            finish_batch(self._connection, batch.id, "cancelled", {})
+            self._count(batch.job_id, {})
+            return False
+        kept = self._without_deleted(result, self._jobs[batch.job_id], generation)
+        write_batch(self._connection, result.generation_id, kept.batch)
+        finish_batch(self._connection, batch.id, "done", kept.counts)
+        self._count(batch.job_id, kept.counts)
+        return True
+
+    def _count(self, job_id: int, counts: Mapping[str, int]) -> None:
+        count_outcomes(self._connection, find_job(self._connection, job_id), counts, self._moment)
+
+    def _without_deleted(self, result: BatchResult, job: JobRecord, generation: Generation) -> BatchResult:
+        """Leave out images that were deleted after the job began: their user's word is the newer one."""
+        deleted = self._deleted[generation.collection_id]
+        kept = [
+            image
+            for image in result.batch.upserts
+            if image.metadata.image_id not in deleted or deleted[image.metadata.image_id] <= job.started_at
+        ]
+        dropped = len(result.batch.upserts) - len(kept)
+        if not dropped:
+            return result
+        return replace(result, batch=replace(result.batch, upserts=kept), counts=_as_deleted(result.counts, dropped))
+
+    def _lock_images(self) -> dict[int, dict[str, datetime]]:
+        """Lock the known images among all upserts, by id; say by collection which are deleted, and since when."""
+        wanted: dict[int, set[str]] = defaultdict(set)
+        for result in self._results:
+            if result.generation_id in self._generations:
+                collection_id = self._generations[result.generation_id].collection_id
+                wanted[collection_id] |= {image.metadata.image_id for image in result.batch.upserts}
+        deleted: dict[int, dict[str, datetime]] = {collection_id: {} for collection_id in wanted}
+        columns = (_IMAGES.image_id, _IMAGES.deleted_at)
+        for collection_id in sorted(wanted):
+            for ids in chunks(sorted(wanted[collection_id])):
+                here = (_IMAGES.collection_id == collection_id, _IMAGES.image_id.in_(ids))
+                statement = select(*columns).where(*here).order_by(_IMAGES.image_id).with_for_update(key_share=True)
+                rows = self._connection.execute(statement)
+                deleted[collection_id].update({row.image_id: row.deleted_at for row in rows if row.deleted_at})
+        return deleted
+
+
+def _as_deleted(counts: Mapping[str, int], dropped: int) -> dict[str, int]:
+    """Count so many images as deleted that were counted as indexed or, when there are not as many, as reused."""
+    indexed = min(dropped, counts.get("indexed", 0))
+    return {
+        **counts,
+        "indexed": counts.get("indexed", 0) - indexed,
+        "reused": max(0, counts.get("reused", 0) - (dropped - indexed)),
+        "deleted": counts.get("deleted", 0) + dropped,
+    }

@@ -1,0 +1,188 @@
+"""The life of a generation: begun beside the active one, filled, switched to in one update, pruned.
+
+States: `building` is being filled, `active` answers searches, `standby` was active before and can be again (it is
+kept in step with deletions, not with new images), `retired` takes no commits and its vectors are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, select, update
+
+from storage.catalog import tables
+from storage.catalog.engine import Database
+from storage.catalog.generations import (
+    find_generation,
+    insert_generation,
+    lock_generation,
+    lock_open_generations,
+    take_sequence_numbers,
+)
+from storage.catalog.image_rows import image_metadata
+from storage.catalog.records import Generation
+from storage.catalog.statements import CHUNK, chunks, insert_or_update
+from storage.errors import GenerationIncomplete, UnknownGeneration
+from storage.records import ImageMetadata, ModelIdentity
+
+_GENERATIONS = tables.generations.c
+_COLLECTIONS = tables.collections.c
+_IMAGES = tables.images.c
+_VECTORS = tables.vectors.c
+
+_COPY_ROWS = 1024  # vectors per transaction of a copy: 2 MiB at 512-d, so that other writers wait briefly
+
+
+class Lifecycle:
+    """Builds, switches and prunes the generations of a collection."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def begin(self, collection_id: int, identity: ModelIdentity, *, rebuild: bool = False) -> Generation:
+        """Return the generation to fill with this model's vectors: one begun or left before, else a new one.
+
+        With `rebuild` a generation on standby is passed over: a rebuild is to be new.
+        """
+        with self._database.write() as connection:
+            found = [one for one in lock_open_generations(connection, collection_id) if one.model == identity]
+            states = ("building",) if rebuild else ("building", "standby")
+            for generation in reversed(found):
+                if generation.state in states:
+                    return generation
+            return find_generation(connection, insert_generation(connection, collection_id, identity, "building"))
+
+    def missing(self, generation_id: int) -> Iterator[ImageMetadata]:
+        """Yield live images whose present content has no vector in the generation, by id, page by page."""
+        with self._database.read() as connection:
+            collection_id = find_generation(connection, generation_id).collection_id
+        after = ""
+        while True:
+            statement = _missing(collection_id, generation_id).where(_IMAGES.image_id > after)
+            with self._database.read() as connection:
+                rows = connection.execute(statement.order_by(_IMAGES.image_id).limit(CHUNK)).mappings().all()
+            yield from (image_metadata(row) for row in rows)
+            if len(rows) < CHUNK:
+                return
+            after = rows[-1]["image_id"]
+
+    def missing_count(self, generation_id: int) -> int:
+        """How many images `missing` would yield."""
+        with self._database.read() as connection:
+            return _count_missing(connection, find_generation(connection, generation_id))
+
+    def copy_vectors(self, from_generation_id: int, to_generation_id: int, *, after: str = "") -> list[str]:
+        """Copy one page of vectors that the target is missing, by id from behind `after`; return the ids copied."""
+        with self._database.write() as connection:
+            target = lock_generation(connection, to_generation_id)
+            page = _copyable(target, from_generation_id).where(_IMAGES.image_id > after).limit(_COPY_ROWS)
+            ids = list(connection.scalars(page))
+            rows = []
+            for part in chunks(ids):
+                statement = select(_VECTORS.image_id, _VECTORS.sha256, _VECTORS.vector).where(
+                    _VECTORS.generation_id == from_generation_id, _VECTORS.image_id.in_(part)
+                )
+                rows += [dict(row) for row in connection.execute(statement).mappings()]
+            if rows:
+                numbers = take_sequence_numbers(connection, target.id, len(rows))
+                for row, seq in zip(rows, numbers, strict=True):
+                    row.update(generation_id=target.id, seq=seq)
+                insert_or_update(connection, tables.vectors, rows, ["seq", "sha256", "vector"])
+            return ids
+
+    def activate(self, generation_id: int, *, missing_allowed: int = 0) -> Generation:
+        """Switch the collection to a generation, in one transaction; the active one goes on standby.
+
+        Raises GenerationIncomplete when more images than allowed would vanish from searches, GenerationClosed
+        when its vectors are gone.
+        """
+        with self._database.write() as connection:
+            collection_id = find_generation(connection, generation_id).collection_id
+            _lock_collection(connection, collection_id)
+            lock_open_generations(connection, collection_id)
+            generation = lock_generation(connection, generation_id)
+            missing = _count_missing(connection, generation)
+            if missing > missing_allowed:
+                raise GenerationIncomplete(
+                    f"generation {generation_id} ({generation.model}) has no vector for {missing} images yet"
+                )
+            _set_state(connection, _was_active(collection_id), "standby")
+            _set_state(connection, _GENERATIONS.id == generation_id, "active")
+            connection.execute(
+                update(tables.collections)
+                .where(_COLLECTIONS.id == collection_id)
+                .values(active_generation_id=generation_id)
+            )
+            return find_generation(connection, generation_id)
+
+    def previous(self, collection_id: int) -> Generation:
+        """The newest generation on standby: what a rollback goes back to. Raises UnknownGeneration."""
+        statement = (
+            select(_GENERATIONS.id)
+            .where(_GENERATIONS.collection_id == collection_id, _GENERATIONS.state == "standby")
+            .order_by(_GENERATIONS.id.desc())
+            .limit(1)
+        )
+        with self._database.read() as connection:
+            found = connection.scalars(statement).one_or_none()
+            if found is None:
+                raise UnknownGeneration("there is no earlier generation to go back to")
+            return find_generation(connection, found)
+
+    def prune(self, collection_id: int, *, building: bool = False) -> list[Generation]:
+        """Delete the vectors of generations on standby (and, if asked, unfinished ones); return them, retired."""
+        states = ("standby", "building") if building else ("standby",)
+        with self._database.write() as connection:
+            chosen = [one for one in lock_open_generations(connection, collection_id) if one.state in states]
+            for generation in chosen:
+                _set_state(connection, _GENERATIONS.id == generation.id, "retired")
+                connection.execute(delete(tables.snapshots).where(tables.snapshots.c.generation_id == generation.id))
+                connection.execute(delete(tables.vectors).where(_VECTORS.generation_id == generation.id))
+            return [find_generation(connection, one.id) for one in chosen]
+
+
+def _lacks_vector(generation_id: int) -> ColumnElement[bool]:
+    has_vector = select(_VECTORS.image_id).where(
+        _VECTORS.generation_id == generation_id,
+        _VECTORS.image_id == _IMAGES.image_id,
+        _VECTORS.vector.is_not(None),
+        _VECTORS.sha256.is_not_distinct_from(_IMAGES.sha256),
+    )
+    return ~has_vector.exists()
+
+
+def _live_without_vector(collection_id: int, generation_id: int) -> ColumnElement[bool]:
+    live = and_(_IMAGES.collection_id == collection_id, _IMAGES.deleted_at.is_(None))
+    return and_(live, _lacks_vector(generation_id))
+
+
+def _missing(collection_id: int, generation_id: int) -> Select[tuple[object, ...]]:
+    return select(tables.images).where(_live_without_vector(collection_id, generation_id))
+
+
+def _count_missing(connection: Connection, generation: Generation) -> int:
+    statement = select(func.count()).select_from(tables.images)
+    return connection.execute(
+        statement.where(_live_without_vector(generation.collection_id, generation.id))
+    ).scalar_one()
+
+
+def _copyable(target: Generation, from_generation_id: int) -> Select[str]:
+    """Ids of live images that the target is missing and the other has, of their present content."""
+    return (
+        select(_IMAGES.image_id)
+        .where(_live_without_vector(target.collection_id, target.id), ~_lacks_vector(from_generation_id))
+        .order_by(_IMAGES.image_id)
+    )
+
+
+def _lock_collection(connection: Connection, collection_id: int) -> None:
+    connection.execute(select(_COLLECTIONS.id).where(_COLLECTIONS.id == collection_id).with_for_update())
+
+
+def _was_active(collection_id: int) -> ColumnElement[bool]:
+    return and_(_GENERATIONS.collection_id == collection_id, _GENERATIONS.state == "active")
+
+
+def _set_state(connection: Connection, chosen: ColumnElement[bool], state: str) -> None:
+    connection.execute(update(tables.generations).where(chosen).values(state=state))

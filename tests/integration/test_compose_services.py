@@ -1,0 +1,175 @@
+"""docker-compose.yml without containers: each service of ours, started by exactly its command and environment.
+
+Only places differ: host names become the ports of real servers on this machine, `/data` and `/photos` test folders.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from pictures import write_photos
+from servers import ROOT, RoleProcess, wait_for
+
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES = COMPOSE["services"]
+OURS = {name for name, service in SERVICES.items() if "build" in service}
+GIVEN = {"POSTGRES_PASSWORD": "5ec4e7", "VALKEY_PASSWORD": "0dd1e", "MODEL": "baseline"}  # what a person puts into .env
+STOP_SECONDS = 15
+
+
+def _interpolated(value, given=GIVEN):
+    """`${NAME:-default}` and `${NAME:?message}` as compose fills them in."""
+
+    def fill(match):
+        name, how, rest = match.groups()
+        if given.get(name):
+            return given[name]
+        assert how == ":-", f"{name} must be given: {rest}"
+        return rest
+
+    return re.sub(r"\$\{(\w+)(:[-?])([^}]*)\}", fill, value)
+
+
+class Deployment:
+    """Starts services of the compose file as processes, in a folder in place of the containers' disks."""
+
+    def __init__(self, folder: Path, places: dict[str, str]) -> None:
+        self.folder = folder
+        self._places = {"/photos": str(folder / "photos"), "/data": str(folder / "data"), **places}
+        self.started: dict[str, RoleProcess] = {}
+        (folder / "data").mkdir()
+
+    def start(self, name: str, *arguments: str, instance: str = "") -> RoleProcess:
+        service = SERVICES[name]
+        command = [*service.get("entrypoint", []), *(arguments or service["command"])]
+        log = self.folder / f"{name}{instance}.log"
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [self._placed(_interpolated(part)) for part in command],
+                cwd=self.folder / "data",
+                env=self._environment(service),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        self.started[f"{name}{instance}"] = RoleProcess(process, log)
+        return self.started[f"{name}{instance}"]
+
+    def run(self, name: str, *arguments: str) -> RoleProcess:
+        """Start a service that ends by itself, and wait for it."""
+        role = self.start(name, *arguments)
+        role.process.wait(timeout=120)
+        return role
+
+    def _environment(self, service) -> dict[str, str]:
+        mine = {name: value for name, value in os.environ.items() if name == "HOME" or name.startswith("COV")}
+        mine["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.defpath])
+        mine["PYTHONPATH"] = str(ROOT)  # the image holds this tree, whatever is installed here
+        for name, value in service["environment"].items():
+            given = os.environ.get(name) if value is None else self._placed(_interpolated(value))
+            if given is not None:
+                mine[name] = given
+        return mine
+
+    def _placed(self, text: str) -> str:
+        for place, here in self._places.items():
+            text = text.replace(place, here)
+        return text
+
+
+@pytest.fixture
+def database(postgres_server):
+    """The user and the database that the image of PostgreSQL makes from its environment; its host and port."""
+    environment = {name: _interpolated(value) for name, value in SERVICES["postgres"]["environment"].items()}
+    user, name = environment["POSTGRES_USER"], environment["POSTGRES_DB"]
+    postgres_server.execute(f"CREATE ROLE {user} LOGIN PASSWORD '{environment['POSTGRES_PASSWORD']}'")
+    postgres_server.execute(f"CREATE DATABASE {name} OWNER {user}")
+    yield f"127.0.0.1:{postgres_server.port}"
+    postgres_server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    postgres_server.execute(f"DROP ROLE {user}")
+
+
+@pytest.fixture
+def deployment(tmp_path, database, own_valkey):
+    options = [_interpolated(part) for part in SERVICES["valkey"]["command"][1:]]
+    valkey = own_valkey(*options, password=GIVEN["VALKEY_PASSWORD"])
+    places = {"@postgres:5432": f"@{database}", "@valkey:6379": f"@127.0.0.1:{valkey.port}"}
+    made = Deployment(tmp_path, places)
+    yield made
+    for role in made.started.values():
+        if role.process.poll() is None:
+            role.stop(signal.SIGKILL)
+        print(f"--- {role.log.name}\n{role.text()}")
+
+
+def test_the_services_of_the_compose_file_index_a_folder_and_stop_cleanly(deployment):
+    write_photos(deployment.folder / "photos", 20)
+    for _again in range(2):
+        assert deployment.run("migrate").process.returncode == 0
+    roles = [
+        deployment.start("embed-worker", instance="-1"),
+        deployment.start("embed-worker", instance="-2"),
+        deployment.start("aggregator"),
+        deployment.start("beat"),
+    ]
+    for role in roles:
+        wait_for(lambda role=role: role.says("ready"), seconds=60, what=f"{role.log.name} to be ready")
+
+    submitted = deployment.run("cli", "submit", "/photos", "--wait")
+    assert submitted.process.returncode == 0, submitted.text()
+    audited = deployment.run("cli", "audit", "/photos")
+    assert audited.process.returncode == 0, audited.text()
+
+    for role in roles:
+        role.send(signal.SIGTERM)
+    assert {role.log.stem: role.process.wait(timeout=STOP_SECONDS) for role in roles} == dict.fromkeys(
+        ["embed-worker-1", "embed-worker-2", "aggregator", "beat"], 0
+    )
+    for role in deployment.started.values():
+        assert not any(secret in role.text() for secret in ("5ec4e7", "0dd1e")), f"{role.log.name} shows a password"
+
+
+def test_every_service_of_ours_is_tested_above():
+    assert {"migrate", "embed-worker", "aggregator", "beat", "cli"} == OURS
+
+
+def test_passwords_have_no_default():
+    with pytest.raises(AssertionError, match="POSTGRES_PASSWORD must be given"):
+        _interpolated(SERVICES["beat"]["environment"]["VISUAL_SEARCH_DATABASE_URL"], {})
+    with pytest.raises(AssertionError, match="VALKEY_PASSWORD must be given"):
+        _interpolated(SERVICES["beat"]["environment"]["VISUAL_SEARCH_REDIS_URL"], {})
+
+
+def test_no_shell_stands_between_a_signal_and_our_processes():
+    for name in OURS:
+        assert isinstance(SERVICES[name]["command"], list), name
+        assert SERVICES[name]["init"] is True, name
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    assert re.search(r"^CMD \[", dockerfile, re.MULTILINE)
+    assert re.search(r"^USER visual-search$", dockerfile, re.MULTILINE)
+
+
+def test_what_the_image_copies_is_there_and_let_through():
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    for sources in re.findall(r"^COPY (?!--)(.+) \S+$", (ROOT / "deploy" / "Dockerfile").read_text(), re.MULTILINE):
+        for source in sources.split():
+            assert (ROOT / source).exists(), source
+            assert f"!{source.split('/')[0]}" in ignored, source
+
+
+def test_what_a_service_waits_for_can_come_about():
+    for service in SERVICES.values():
+        for name, condition in service.get("depends_on", {}).items():
+            if condition["condition"] == "service_healthy":
+                assert "healthcheck" in SERVICES[name]
+            else:
+                assert SERVICES[name]["restart"] == "no"
+    used = {
+        volume.split(":")[0] for one in SERVICES.values() for volume in one["volumes"] if not volume.startswith("$")
+    }
+    assert used == set(COMPOSE["volumes"])

@@ -1,0 +1,136 @@
+"""`visual-search up` as a real process: work submitted from elsewhere, killed children, and what is left at the end."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import psutil
+import pytest
+from pictures import write_photos
+from servers import ROOT, environment_of, free_port, wait_for
+
+from storage.settings import Settings
+from workers.bundled_valkey import find_valkey, stop_valkey
+
+ROLES = ("embed-worker", "aggregator", "beat")
+
+
+@pytest.fixture
+def settings(tmp_path, _valkey_program):
+    return Settings(data_dir=tmp_path / "home", model="baseline", sweep_seconds=1, lease_seconds=5)
+
+
+@pytest.fixture
+def up(start_role, settings):
+    """`visual-search up`, waited for until every role is ready; ended in any case."""
+    process = start_role("visual_search", settings, "up")
+    wait_for(lambda: all(_is_ready(process, name) for name in ROLES), seconds=60, what="all roles to be ready")
+    yield process
+    process.stop(signal.SIGTERM, seconds=60)
+    stop_valkey(settings)
+
+
+def _is_ready(process, name):
+    process.says("up ")
+    return re.search(rf"{name} +\| .*ready", process.text())
+
+
+def _command(settings, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "visual_search", *arguments],
+        cwd=ROOT,
+        env=environment_of(settings),
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+
+
+def _index_and_audit(settings, folder):
+    """What a person does in another terminal."""
+    submitted = _command(settings, "submit", str(folder), "--wait")
+    assert submitted.returncode == 0, submitted.stderr
+    audited = _command(settings, "audit", str(folder))
+    assert audited.returncode == 0, audited.stdout + audited.stderr
+
+
+def _pids(process, name):
+    return [int(pid) for pid in re.findall(rf"{name} started \(pid (\d+)\)", process.text())]
+
+
+def _of_this_folder(settings):
+    """Every living process that was started for this data folder or works in it, as the server does."""
+    home = str(settings.data_dir)
+    found = []
+    for one in psutil.process_iter():
+        try:
+            mine = one.environ().get("VISUAL_SEARCH_DATA_DIR") == home or one.cwd().startswith(home)
+            if mine and one.status() != psutil.STATUS_ZOMBIE:
+                found.append(one.name())
+        except psutil.Error:  # gone meanwhile, or not ours to look at
+            continue
+    return found
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_job_from_another_process_finishes_and_the_end_leaves_no_process(up, settings, tmp_path, how):
+    write_photos(tmp_path / "photos", 12)
+    _index_and_audit(settings, tmp_path / "photos")
+    assert len(_of_this_folder(settings)) == len(ROLES) + 2, "the roles, `up` and Valkey"
+    assert up.stop(how, seconds=40) == 0
+    assert _of_this_folder(settings) == []
+    assert find_valkey(settings) is None
+    assert up.text().splitlines()[-1].endswith("| all ended")
+
+
+def test_whatever_is_killed_is_started_again_and_the_work_goes_on(up, settings, tmp_path):
+    for name in ROLES:
+        [first] = _pids(up, name)
+        psutil.Process(first).kill()
+        wait_for(lambda name=name: len(_pids(up, name)) == 2, what=f"{name} to be started again")
+        assert f"{name} was killed by SIGKILL; starting it again in 0.5 s" in up.text()
+    _valkey_process(settings).kill()
+    wait_for(lambda: find_valkey(settings), what="the bundled Valkey to be started again")
+    write_photos(tmp_path / "photos", 12)
+    _index_and_audit(settings, tmp_path / "photos")
+
+
+def _valkey_process(settings):
+    port = find_valkey(settings).port
+    for one in psutil.process_iter(["name"]):
+        try:
+            if "valkey" in one.name() and any(there.laddr.port == port for there in one.net_connections("tcp")):
+                return one
+        except psutil.Error:
+            continue
+    return pytest.fail(f"no Valkey listens on port {port}")
+
+
+def test_several_workers_have_names_of_their_own(start_role, settings):
+    process = start_role("visual_search", settings, "up", "--workers", "2")
+    wait_for(lambda: process.says("embed-worker.2 started"), what="the second worker")
+    assert process.stop(signal.SIGTERM, seconds=60) == 0
+    assert _of_this_folder(settings) == []
+
+
+def test_an_unreachable_server_is_told_before_anything_is_started(settings):
+    url = f"redis://:hidden@127.0.0.1:{free_port()}/0"
+    ended = _command(settings.model_copy(update={"redis_url": url}), "up")
+    assert ended.returncode == 1
+    assert "cannot be reached" in ended.stderr
+    assert "hidden" not in ended.stderr + ended.stdout
+    assert "started" not in ended.stdout
+
+
+def test_a_stop_while_it_still_starts_is_heard(start_role, settings):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        process = start_role("visual_search", settings.model_copy(update={"redis_url": url}), "up")
+        connection, _address = silent.accept()
+        with connection:
+            assert process.stop(signal.SIGTERM, seconds=20) == 128 + signal.SIGTERM
+    assert "started" not in process.text()

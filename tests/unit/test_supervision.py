@@ -1,0 +1,194 @@
+"""The supervisor on real, small processes; each test ends it by a signal as soon as certain words are printed."""
+
+import io
+import signal
+import sys
+import time
+
+import psutil
+import pytest
+
+from storage.settings import Settings
+from workers import one_machine, supervision
+from workers.one_machine import Shares, roles_of
+from workers.supervision import Patience, Role, Supervisor
+
+SLEEPER = "import time; print('awake'); time.sleep(600)"
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); time.sleep(600)"
+TERM = signal.SIGTERM
+QUICK = Patience(first_pause_seconds=0.05, longest_pause_seconds=0.1, grace_seconds=20)
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
+
+
+class Screen(io.StringIO):
+    """Keeps what is printed, and sends signals to this process when the words have been printed so many times."""
+
+    def __init__(self, words: str, times: int = 1, *signals: signal.Signals, terminal: bool = False) -> None:
+        super().__init__()
+        self._words, self._times, self._signals, self._terminal = words, times, signals or (TERM,), terminal
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        if self._signals and self.getvalue().count(self._words) >= self._times:
+            signals, self._signals = self._signals, ()
+            for number in signals:
+                signal.raise_signal(number)
+        return written
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+
+def _python(name: str, program: str, **environment: str) -> Role:
+    return Role(name, [sys.executable, "-c", program], environment)
+
+
+def _no_children() -> bool:
+    return not psutil.Process().children(recursive=True)
+
+
+def test_lines_of_both_outputs_carry_the_name_of_their_role():
+    program = (
+        "import os, sys; print(os.environ['WORD']); print('to stderr', file=sys.stderr); import time; time.sleep(9)"
+    )
+    screen = Screen("to stderr")
+    roles = [_python("first", SLEEPER), _python("second-one", program, WORD="given")]
+    assert Supervisor(roles, screen, QUICK).run()
+    lines = screen.getvalue().splitlines()
+    assert [line[9:] for line in lines if "given" in line] == ["second-one | given"]
+    assert [line[9:] for line in lines if "to stderr" in line] == ["second-one | to stderr"]
+    assert lines[-1][9:] == "up         | all ended"
+    assert _no_children()
+
+
+def test_a_crashed_process_starts_again_after_ever_longer_pauses():
+    screen = Screen("it again", times=4)
+    Supervisor([_python("frail", "import sys; print('born'); sys.exit(3)")], screen, QUICK).run()
+    said = [line.split("| ")[1] for line in screen.getvalue().splitlines() if "it again" in line]
+    pauses = ["0.05", "0.1", "0.1", "0.1"]
+    assert said == [f"frail ended with exit code 3; starting it again in {pause} s" for pause in pauses]
+    assert screen.getvalue().count("born") == 4, "the last words of a process that crashed are printed as well"
+
+
+def test_a_process_that_ran_steadily_starts_again_after_the_first_pause():
+    program = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    screen = Screen("it again", times=3)
+    Supervisor([_python("steady", program)], screen, Patience(0.05, 30, steady_seconds=0)).run()
+    assert screen.getvalue().count("steady was killed by SIGKILL; starting it again in 0.05 s") == 3
+
+
+def test_a_command_that_cannot_be_started_is_told_and_tried_again():
+    screen = Screen("cannot be started", times=2)
+    assert Supervisor([Role("absent", ["/no/such/program"]), _python("other", SLEEPER)], screen, QUICK).run()
+    assert "absent cannot be started: " in screen.getvalue()
+    assert "other started" in screen.getvalue()
+
+
+def test_a_process_that_does_not_end_in_time_is_killed_and_told():
+    screen = Screen("deaf")
+    assert not Supervisor([_python("stubborn", STUBBORN)], screen, Patience(grace_seconds=0.3)).run()
+    assert screen.getvalue().splitlines()[-1].endswith("| killed stubborn")
+    assert _no_children()
+
+
+def test_a_second_signal_kills_at_once():
+    screen = Screen("deaf", 1, TERM, TERM)
+    began = time.monotonic()
+    assert not Supervisor([_python("stubborn", STUBBORN)], screen, Patience(grace_seconds=60)).run()
+    assert time.monotonic() - began < 20
+
+
+def test_what_a_crashed_process_had_started_does_not_outlive_it():
+    program = (
+        "import os, subprocess, sys; child = subprocess.Popen(['sleep', '600'], stdout=sys.stdout)\n"
+        "print('child', child.pid, flush=True); os.kill(os.getpid(), 9)"
+    )
+    screen = Screen("it again", times=2)
+    Supervisor([_python("parent", program)], screen, QUICK).run()
+    pids = [int(line.split()[-1]) for line in screen.getvalue().splitlines() if "| child" in line]
+    assert pids
+    gone, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=5)
+    assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == [], gone
+
+
+def test_a_lost_terminal_ends_everything():
+    class Closed(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise BrokenPipeError
+
+    assert Supervisor([_python("sleeper", SLEEPER)], Closed(), QUICK).run()
+    assert _no_children()
+
+
+def test_names_are_coloured_on_a_terminal_only_and_not_against_the_users_wish(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    coloured = Screen("awake", terminal=True)
+    Supervisor([_python("sleeper", SLEEPER)], coloured, QUICK).run()
+    assert "\033[36m" in coloured.getvalue()
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = Screen("awake", terminal=True)
+    Supervisor([_python("sleeper", SLEEPER)], plain, QUICK).run()
+    assert "\033" not in plain.getvalue()
+
+
+def test_the_tick_comes_again_and_again_and_may_speak(monkeypatch):
+    monkeypatch.setattr(supervision, "_TICK_SECONDS", 0.05)
+    screen = Screen("tick", times=3)
+    supervisor = Supervisor([_python("sleeper", SLEEPER)], screen, QUICK)
+    supervisor.run(lambda: supervisor.say("tick"))
+    assert screen.getvalue().count("up      | tick") == 3
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_ctrl_c_a_stop_and_a_closed_terminal_all_end_it(name):
+    assert Supervisor([_python("sleeper", SLEEPER)], Screen("awake", 1, getattr(signal, name)), QUICK).run()
+    assert _no_children()
+
+
+def test_under_nohup_a_closed_terminal_ends_nothing(monkeypatch):
+    monkeypatch.setattr(supervision, "_TICK_SECONDS", 0.1)
+    screen = Screen("awake", 1, signal.SIGHUP)
+    ticks_after_it = []
+
+    def tick() -> None:
+        if "awake" in screen.getvalue():
+            ticks_after_it.append("still here")
+        if len(ticks_after_it) == 3:
+            signal.raise_signal(TERM)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        Supervisor([_python("sleeper", SLEEPER)], screen, QUICK).run(tick)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert len(ticks_after_it) == 3
+
+
+def test_the_signal_handlers_are_put_back():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    Supervisor([_python("sleeper", SLEEPER)], Screen("awake"), QUICK).run()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "threads"), [(1, 1, 1), (2, 1, 1), (4, 1, 3), (8, 2, 3), (16, 3, 5), (4, 8, 1)]
+)
+def test_the_compute_threads_of_all_roles_stay_below_the_cores(monkeypatch, cores, workers, threads):
+    monkeypatch.setattr(one_machine, "usable_cores", lambda: cores)
+    assert Shares.of_the_cores(workers) == Shares(workers, threads)
+    assert Shares.of_the_cores(workers, 7) == Shares(workers, 7), "asked for is asked for"
+    assert one_machine.usable_cores() >= 1
+
+
+def test_every_role_gets_the_settings_and_its_threads(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    roles = roles_of(Settings(data_dir="data", model="baseline"), Shares(2, 3), tmp_path / "my.toml")
+    assert [role.name for role in roles] == ["aggregator", "embed-worker.1", "embed-worker.2", "beat"]
+    assert [role.environment["OMP_NUM_THREADS"] for role in roles] == ["1", "3", "3", "1"]
+    assert [role.command[1:] for role in roles][1:3] == [["-m", "workers.embed_worker"]] * 2
+    for role in roles:
+        assert role.environment["VISUAL_SEARCH_DATA_DIR"] == str(tmp_path / "data")
+        assert role.environment["VISUAL_SEARCH_MODEL"] == "baseline"
+        assert role.environment["VISUAL_SEARCH_CONFIG"] == str(tmp_path / "my.toml")
+    assert [role.name for role in roles_of(Settings(data_dir="data"), Shares(1, 1))][1] == "embed-worker"

@@ -1,0 +1,100 @@
+"""How jobs are shown: one line or one JSON object each, and the exit code that says how a job ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from storage.catalog import JobProgress
+from visual_search.cli.output import ExitCode, console, error_console, print_json, print_table
+
+_COUNTS = ("indexed", "reused", "refreshed", "unchanged", "deleted", "failed", "removed", "pending")
+
+
+def job_document(progress: JobProgress) -> dict[str, Any]:
+    """A job as JSON: what was asked, its state, counts, rate in images per second and ETA in seconds."""
+    document = asdict(progress.job)
+    del document["counts"], document["request_key"]
+    counts = {name: getattr(progress, name) for name in ("listed", *_COUNTS)}
+    return document | {
+        "counts": counts,
+        "batches_left": progress.batches_left,
+        "rate": round(progress.rate, 2),
+        "eta_seconds": None if progress.eta_seconds is None else round(progress.eta_seconds, 1),
+        "is_over": progress.is_over,
+    }
+
+
+def print_job(progress: JobProgress, *, as_json: bool) -> None:
+    """Print one job in full."""
+    if as_json:
+        print_json(job_document(progress))
+        return
+    job = progress.job
+    console().print(f"job {job.id}: {job.kind} {job.source}", markup=False, soft_wrap=True)
+    console().print(job_line(progress), markup=False, soft_wrap=True)
+
+
+def print_jobs(jobs: Iterator[JobProgress] | list[JobProgress], *, as_json: bool) -> None:
+    """Print a list of jobs."""
+    found = list(jobs)
+    if as_json:
+        print_json([job_document(progress) for progress in found])
+        return
+    rows = [
+        (
+            str(one.job.id),
+            one.job.kind,
+            one.job.state,
+            one.job.started_at.strftime("%Y-%m-%d %H:%M:%S UTC"),
+            one.job.source,
+            f"{one.done} of {one.listed}",
+            str(one.failed),
+        )
+        for one in found
+    ]
+    if rows:
+        print_table(["job", "kind", "state", "started", "source", "done", "failed"], rows)
+    console().print(f"{len(rows)} jobs")
+
+
+def job_line(progress: JobProgress) -> str:
+    """State, counts, rate and ETA in one line."""
+    counts = ", ".join(f"{getattr(progress, name)} {name}" for name in _COUNTS if getattr(progress, name))
+    line = f"{progress.job.state}: {progress.done} of {progress.listed} images done"
+    line += f" ({counts})" if counts else ""
+    if progress.is_over:
+        return line
+    eta = "" if progress.eta_seconds is None else f", about {_duration(progress.eta_seconds)} left"
+    return f"{line}; {progress.rate:.1f} images/s{eta}"
+
+
+def follow(looks: Iterator[JobProgress], *, quiet: bool) -> JobProgress:
+    """Show each look at a job on standard error until the last one, which is returned."""
+    output = error_console()
+    last: JobProgress | None = None
+    if output.is_terminal and not quiet:
+        with output.status("") as status:
+            for last in looks:
+                status.update(job_line(last).replace("[", r"\["))
+    else:
+        for look in looks:
+            if not quiet and (last is None or job_line(look) != job_line(last)):
+                output.print(job_line(look), markup=False, soft_wrap=True)
+            last = look
+    assert last is not None  # noqa: S101 - watching a job yields at least once
+    return last
+
+
+def exit_code_of_job(progress: JobProgress) -> ExitCode:
+    """As `index` has them: 3 when some images failed, 1 when the job did not come to its end."""
+    if progress.job.state != "finished":
+        return ExitCode.FAILED
+    return ExitCode.SOME_IMAGES_FAILED if progress.failed else ExitCode.ALL_GOOD
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

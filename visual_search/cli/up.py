@@ -1,0 +1,48 @@
+"""`visual-search up`: everything on this machine, in this terminal."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from visual_search.cli.options import ConfigFile, DataDir, settings_from
+from visual_search.cli.output import ExitCode, error_console
+from workers.one_machine import Shares, run_everything
+
+EXAMPLES = """
+**Examples**
+
+`visual-search up`, then in another terminal `visual-search submit ~/Pictures --wait`
+
+`visual-search up --workers 2 --data-dir /srv/visual-search`
+"""
+
+
+def command(
+    *,
+    workers: Annotated[int, typer.Option("--workers", min=1, max=256, help="Embed workers; each loads the model.")] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            envvar="OMP_NUM_THREADS",
+            min=1,
+            help="Compute threads of each embed worker; by default all cores but one, shared.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Model that the workers load.  [env: VISUAL_SEARCH_MODEL]")
+    ] = None,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+) -> None:
+    """Run embed workers, aggregator, schedules and, without a `redis_url`, a bundled Valkey, until Ctrl-C.
+
+    What crashes is started again. Ctrl-C lets every process finish what it has in hand; a second one kills.
+    """
+    settings = settings_from(config, data_dir, model=model)
+    error_console().print(f"data folder {settings.data_dir}; Ctrl-C ends everything", markup=False, soft_wrap=True)
+    if not run_everything(settings, Shares.of_the_cores(workers, threads), sys.stdout, config=config):
+        raise typer.Exit(ExitCode.FAILED)

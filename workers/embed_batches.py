@@ -1,0 +1,170 @@
+"""What an embed worker does with one batch: lease, embed, hand over. Knows no Celery; nothing here writes vectors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from enum import Enum
+from functools import partial
+from itertools import chain
+from time import perf_counter, sleep
+
+from pipeline.errors import ModelError
+from pipeline.indexing.context import IndexingContext, IndexOptions
+from pipeline.indexing.report import IndexReport
+from pipeline.indexing.run import index_items
+from pipeline.indexing.source import SourceItem
+from storage.catalog import BatchItem, BatchResult, Catalog, ImageFailure, IndexBatch, LeasedBatch
+from storage.errors import ModelMismatch, StorageError, StorageUnavailable
+from storage.images.backend import StoredObject
+from storage.images.locate import open_source
+from storage.settings import Settings
+from workers.errors import BatchInterrupted, RedisUnavailable, RedisUnusable
+from workers.heartbeat import Heartbeat
+from workers.lease_keeper import LeaseKeeper
+from workers.models import LoadedModels
+from workers.result_stream import ResultStream
+from workers.stopping import StopRequest
+
+_LOG = logging.getLogger(__name__)
+
+_REDIS_PAUSE_SECONDS = 0.5  # between attempts to hand over while Redis is away
+
+# The batch is none the worse: another worker, or this one later, can do it. Its attempt is not counted.
+_NOT_THE_BATCHS_FAULT = (StorageUnavailable, BatchInterrupted, ModelMismatch, ModelError, RedisUnusable)
+
+
+class Outcome(Enum):
+    """What became of one message."""
+
+    HANDED_OVER = "handed over"
+    GIVEN_BACK = "given back"
+    SKIPPED = "skipped"  # done, cancelled, or another worker's
+
+
+class BatchEmbedder:
+    """Embeds batches one after the other with models that stay loaded. Made once per process, closed by nobody.
+
+    It owns none of its parts. An error that is none of ours leaves `embed` with the lease in place: once that has
+    run out, the sweeper counts the attempt, and splits a batch that keeps failing down to the guilty image.
+    """
+
+    def __init__(
+        self, settings: Settings, catalog: Catalog, stream: ResultStream, heartbeat: Heartbeat, stop: StopRequest
+    ) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._stream = stream
+        self._heartbeat = heartbeat
+        self._stop = stop
+        self._models = LoadedModels(settings)
+
+    def embed(self, batch_id: int) -> Outcome:
+        """Do one batch. Raises CatalogUnavailable when it cannot even be leased; the sweeper sends it again."""
+        seconds = self._settings.lease_seconds
+        leased = self._catalog.batches.lease(
+            batch_id, self._heartbeat.process, seconds, max_attempts=self._settings.max_attempts
+        )
+        if leased is None:
+            _LOG.info("batch %d: nothing to do, it is done, cancelled or with another worker", batch_id)
+            return Outcome.SKIPPED
+        _LOG.info(
+            "job %d, batch %d: took %d images, attempt %d", leased.job_id, batch_id, len(leased.items), leased.attempts
+        )
+        started = perf_counter()
+        self._heartbeat.progress(doing=f"job {leased.job_id}, batch {leased.id}")
+        with LeaseKeeper(self._catalog, leased, seconds) as keeper:
+            try:
+                result = self._result(leased, keeper)
+                self._hand_over(result, keeper)
+            except _NOT_THE_BATCHS_FAULT as error:
+                self._catalog.batches.give_back(leased.id, leased.token)
+                _LOG.warning("job %d, batch %d: given back: %s", leased.job_id, leased.id, error)
+                return Outcome.GIVEN_BACK
+        self._heartbeat.progress(done=len(leased.items), doing="")
+        _LOG.info(
+            "job %d, batch %d: %d images in %.2f s (%s)",
+            leased.job_id,
+            leased.id,
+            len(leased.items),
+            perf_counter() - started,
+            ", ".join(f"{name} {number}" for name, number in result.counts.items() if number),
+        )
+        return Outcome.HANDED_OVER
+
+    def _result(self, leased: LeasedBatch, keeper: LeaseKeeper) -> BatchResult:
+        try:
+            backend = open_source(leased.source, max_bytes=self._settings.max_image_bytes)
+        except StorageUnavailable:
+            raise
+        except StorageError as error:  # no such folder or bucket here: another attempt would end the same
+            return _all_failed(leased, error)
+        parts: list[IndexBatch] = []
+        context = IndexingContext(
+            catalog=self._catalog,
+            generation=leased.generation,
+            service=partial(self._models.get, leased.generation.model),
+            options=IndexOptions(
+                batch_size=self._settings.batch_size,
+                fetch_threads=self._settings.fetch_threads,
+                commit_images=len(leased.items) + 1,
+                restore_deleted=leased.restore_deleted,
+            ),
+            on_progress=partial(self._note, keeper),
+            sink=parts.append,
+        )
+        report = index_items(context, backend, [_source_item(item) for item in leased.items])
+        if 1 < len(leased.items) == report.failures_by_reason.get(StorageUnavailable.reason, 0):
+            raise StorageUnavailable(f"not one image of {leased.source} could be read")
+        return BatchResult(leased.id, leased.generation.id, _merged(parts), _outcome_counts(report))
+
+    def _note(self, keeper: LeaseKeeper, report: IndexReport) -> None:
+        """Called by the running batch every few images: the place to leave it. Raises BatchInterrupted."""
+        del report
+        self._heartbeat.progress()
+        if not keeper.holds:
+            raise BatchInterrupted("another worker may have it by now")
+        if self._stop.overdue:
+            raise BatchInterrupted("this worker was told to stop")
+
+    def _hand_over(self, result: BatchResult, keeper: LeaseKeeper) -> None:
+        """Publish, however long the stream is full or Redis away, unless told to stop. Raises BatchInterrupted."""
+        keeper.renew()
+        while True:
+            if not self._may_wait(keeper):
+                raise BatchInterrupted("stopped, or the lease was lost, before it could be handed over")
+            try:
+                self._stream.publish(result, keep_waiting=partial(self._may_wait, keeper))
+            except RedisUnavailable as error:
+                _LOG.warning("batch %d waits to be handed over: %s", result.batch_id, error)
+                sleep(_REDIS_PAUSE_SECONDS)
+            else:
+                return
+
+    def _may_wait(self, keeper: LeaseKeeper) -> bool:
+        return keeper.holds and not self._stop.overdue
+
+
+def _source_item(item: BatchItem) -> SourceItem:
+    stored = StoredObject(key=item.key, uri=item.uri, etag=item.etag, size_bytes=item.size_bytes, modified_at=0.0)
+    return SourceItem(item.image_id, stored, item.attributes)
+
+
+def _merged(parts: Sequence[IndexBatch]) -> IndexBatch:
+    """One batch out of several: a slow model's outcomes come every few seconds."""
+    return IndexBatch(
+        upserts=list(chain.from_iterable(part.upserts for part in parts)),
+        refreshed=list(chain.from_iterable(part.refreshed for part in parts)),
+        failures=list(chain.from_iterable(part.failures for part in parts)),
+        removed=list(chain.from_iterable(part.removed for part in parts)),
+    )
+
+
+def _outcome_counts(report: IndexReport) -> dict[str, int]:
+    """How many images had which outcome; they were counted as listed when the job listed them."""
+    return {name: number for name, number in report.counts().items() if name != "listed"}
+
+
+def _all_failed(leased: LeasedBatch, error: StorageError) -> BatchResult:
+    failures = [ImageFailure(item.image_id, item.uri, error.reason, str(error), item.etag) for item in leased.items]
+    return BatchResult(leased.id, leased.generation.id, IndexBatch(failures=failures), {"failed": len(failures)})

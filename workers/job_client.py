@@ -1,0 +1,184 @@
+"""Queued indexing from Python: submit, look, wait, cancel, try again.
+
+Loads no index, and a model only for the first job of a collection, to record which one it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+from typing_extensions import Self
+
+from pipeline.indexing.selection import SourceSelection, source_at
+from pipeline.indexing.source import SourceItem
+from storage.catalog import FailureRecord, Generation, JobOptions, JobProgress, JobRequest, catalog_of
+from storage.errors import ImageNotFound
+from storage.images.backend import StorageBackend
+from storage.images.keys import key_of
+from storage.images.local import LocalStorage
+from storage.images.locate import open_source, split_uri
+from storage.settings import Settings, load_settings
+from workers.batch_sender import BatchSender
+from workers.submit import Submission, digest_of_attributes, digest_of_items, generation_for
+
+WATCH_SECONDS = 1.0  # between two looks at a job
+UPLOADS_FOLDER = "uploads"  # in the data folder: where submitted bytes are kept, by collection
+
+log = logging.getLogger(__name__)
+
+
+class JobClient:
+    """Submits jobs and follows them. Use it as a context manager, or call `close`.
+
+    SQL comes first: a job whose batches cannot be sent, because Redis is away, is complete all the same, and
+    the sweeper sends them later. Settings not given come from the environment and the TOML file. `create=False`
+    raises CatalogUnavailable where nothing was ever stored.
+    """
+
+    def __init__(self, settings: Settings | None = None, *, create: bool = True) -> None:
+        self.settings = settings or load_settings()
+        self.catalog = catalog_of(self.settings, create=create)
+        self._sender = BatchSender(self.catalog, self.settings)
+        self._submission = Submission(self.catalog, self._sender.send)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections to SQL and Redis; jobs go on without this object."""
+        self._sender.close()
+        self.catalog.close()
+
+    def submit(  # noqa: PLR0913 - the keywords of a public call
+        self,
+        address: str | Path,
+        selection: SourceSelection | None = None,
+        *,
+        collection: str | None = None,
+        batch_images: int | None = None,
+        priority: int = 0,
+        mirror: bool = False,
+        restore_deleted: bool = False,
+    ) -> JobProgress:
+        """Queue the indexing of a folder or s3://bucket/prefix; returns when all of it is listed and in SQL.
+
+        What is unchanged is settled at once. The same request again goes on with its unfinished job, where the
+        listing was broken off. A larger `priority` (0 to 9) goes first; `mirror` removes images recorded from
+        this source that it no longer lists. Raises StorageError, SidecarError, ModelMismatch.
+        """
+        chosen = selection or SourceSelection()
+        source = source_at(address, chosen, self.settings.max_image_bytes)
+        options = JobOptions(
+            include=source.include,
+            exclude=source.exclude,
+            id_prefix=source.id_prefix,
+            attributes_sha256=digest_of_attributes(source.attributes),
+            batch_images=batch_images or self.settings.batch_images,
+            mirror=mirror,
+            restore_deleted=restore_deleted,
+        )
+        generation = generation_for(self.catalog, collection or self.settings.collection, self.settings)
+        address = source.backend.uri("")
+        request = JobRequest(generation.collection_id, generation.id, "index", address, options, priority)
+        return self._submission.source(request, generation, source)
+
+    def submit_uploads(
+        self,
+        images: Mapping[str, bytes],
+        *,
+        collection: str | None = None,
+        store: str | Path | None = None,
+        priority: int = 0,
+    ) -> JobProgress:
+        """Store these pictures (image id to encoded bytes), then queue them; the id becomes the key.
+
+        They are kept in `store`, or else below `uploads` in the data folder, which all workers must then be
+        able to read. Raises StorageError, and queues nothing, when one cannot be stored.
+        """
+        name = collection or self.settings.collection
+        generation = generation_for(self.catalog, name, self.settings)
+        backend = self._upload_store(name, store)
+        items = [SourceItem(image_id, backend.put(key_of(image_id), data)) for image_id, data in images.items()]
+        options = JobOptions(restore_deleted=True)  # who uploads an image wants to have it
+        request = JobRequest(generation.collection_id, generation.id, "upload", backend.uri(""), options, priority)
+        return self._submit_items(request, generation, items)
+
+    def _upload_store(self, collection: str, store: str | Path | None) -> StorageBackend:
+        if store is not None:
+            return open_source(store, max_bytes=self.settings.max_image_bytes)
+        folder = self.settings.data_dir / UPLOADS_FOLDER / collection
+        return LocalStorage(folder, max_bytes=self.settings.max_image_bytes)
+
+    def retry_failed(self, job_id: int | None = None, *, collection: str | None = None) -> Sequence[JobProgress]:
+        """Queue every image that stands in `failures` again (of one job, if named): one job for each store.
+
+        Those whose file is gone are dropped from the failures. Raises UnknownJob, StorageError.
+        """
+        name = collection or self.settings.collection
+        if job_id is None:
+            collection_id, among = self.catalog.collections.get(name).id, None
+        else:
+            collection_id = self.catalog.jobs.get(job_id).job.collection_id
+            among = frozenset(self.catalog.batches.image_ids(job_id))
+        by_store: dict[str, list[tuple[str, FailureRecord]]] = defaultdict(list)
+        for failure in self.catalog.failures.list(collection_id):
+            if among is None or failure.image_id in among:
+                store, key = split_uri(failure.source_uri)
+                by_store[store].append((key, failure))
+        generation = self.catalog.generations.active(collection_id)
+        if generation is None:  # then nothing was ever committed, no failure either
+            return []
+        return [self._retry_in(generation, store, by_store[store]) for store in sorted(by_store)]
+
+    def _retry_in(
+        self, generation: Generation, store: str, failures: Sequence[tuple[str, FailureRecord]]
+    ) -> JobProgress:
+        backend = open_source(store, max_bytes=self.settings.max_image_bytes)
+        items, gone = [], []
+        for key, failure in failures:
+            try:
+                items.append(SourceItem(failure.image_id, backend.stat(key)))
+            except ImageNotFound:
+                gone.append(failure.image_id)
+        self.catalog.failures.clear(generation.collection_id, gone)
+        request = JobRequest(generation.collection_id, generation.id, "retry", store)
+        return self._submit_items(request, generation, items)
+
+    def _submit_items(self, request: JobRequest, generation: Generation, items: Sequence[SourceItem]) -> JobProgress:
+        options = replace(request.options, items_sha256=digest_of_items(items), batch_images=self.settings.batch_images)
+        in_order = sorted(items, key=lambda item: item.stored.key)
+        return self._submission.items(replace(request, options=options), generation, in_order)
+
+    def get(self, job_id: int) -> JobProgress:
+        """How far a job is. Raises UnknownJob."""
+        return self.catalog.jobs.get(job_id)
+
+    def list(self, *, collection: str | None = None, limit: int = 20) -> Sequence[JobProgress]:
+        """The newest jobs and embedded runs first; of all collections unless one is named."""
+        collection_id = self.catalog.collections.get(collection).id if collection is not None else None
+        return [self.catalog.jobs.get(job.id) for job in self.catalog.jobs.list(collection_id, limit)]
+
+    def watch(self, job_id: int, *, seconds: float = WATCH_SECONDS) -> Iterator[JobProgress]:
+        """Yield how far a job is, now and then, until nothing more will come. Raises UnknownJob."""
+        while True:
+            progress = self.catalog.jobs.get(job_id)
+            yield progress
+            if progress.is_over:
+                return
+            time.sleep(seconds)
+
+    def cancel(self, job_id: int) -> JobProgress:
+        """Cancel a job: what no worker has yet is dropped, what one works on still counts. Raises UnknownJob."""
+        self.catalog.jobs.cancel(job_id)
+        return self.catalog.jobs.get(job_id)

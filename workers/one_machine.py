@@ -1,0 +1,84 @@
+"""All roles on this machine in one terminal: which commands they are, how they share the cores, and their Valkey.
+
+Each role is started by the very command that a container uses (docker-compose.yml).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from storage.catalog import catalog_of
+from storage.settings import Settings
+from workers.bundled_valkey import ensure_valkey, stop_valkey
+from workers.errors import BundledServerError
+from workers.servers import connect_redis
+from workers.supervision import Role, Supervisor
+
+ENDED_BY_SIGTERM = 128 + signal.SIGTERM  # as shells have it
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How many embed workers there are, and with how many compute threads each."""
+
+    workers: int
+    threads: int
+
+    @classmethod
+    def of_the_cores(cls, workers: int, threads: int | None = None) -> Shares:
+        """Share the cores: one is left to the aggregator, the servers and decoding, the workers divide the rest.
+
+        Compute threads above the cores cost a multiple of what they bring, so there are no more unless asked for.
+        """
+        return cls(workers, threads or max(1, (usable_cores() - 1) // workers))
+
+
+def usable_cores() -> int:
+    """The cores that this process may use; a container or `taskset` may allow fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def roles_of(settings: Settings, shares: Shares, config: Path | None = None) -> list[Role]:
+    """The processes of one machine; what flags changed in the settings reaches them by their environment."""
+    given = {"VISUAL_SEARCH_DATA_DIR": str(settings.data_dir.absolute()), "VISUAL_SEARCH_MODEL": settings.model}
+    if config is not None:
+        given["VISUAL_SEARCH_CONFIG"] = str(config.absolute())
+
+    def role(name: str, module: str, threads: int = 1) -> Role:
+        return Role(name, [sys.executable, "-m", module], {**given, "OMP_NUM_THREADS": str(threads)})
+
+    numbers = [""] if shares.workers == 1 else [f".{number}" for number in range(1, shares.workers + 1)]
+    workers = [role(f"embed-worker{number}", "workers.embed_worker", shares.threads) for number in numbers]
+    return [role("aggregator", "workers.aggregator"), *workers, role("beat", "workers.beat")]
+
+
+def run_everything(settings: Settings, shares: Shares, output: TextIO, *, config: Path | None = None) -> bool:
+    """Run all roles until a signal comes; whether all then ended in time.
+
+    Without a `redis_url` the bundled Valkey is started, started again when it dies, and stopped at the end.
+    Raises at once what would let every role fail: CatalogError, RedisUnavailable, RedisUnusable, BundledServerError.
+    """
+    bundled = settings.redis_url is None
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ENDED_BY_SIGTERM))  # while starting: end through `finally`
+    try:
+        catalog_of(settings).close()  # brings the schema up to date before anybody looks
+        connect_redis(settings).close()
+        supervisor = Supervisor(roles_of(settings, shares, config), output)
+
+        def keep_valkey() -> None:
+            try:
+                ensure_valkey(settings)
+            except BundledServerError as error:  # its port or the disk may be free again at the next look
+                supervisor.say(str(error))
+
+        return supervisor.run(keep_valkey) if bundled else supervisor.run()
+    finally:
+        if bundled:
+            stop_valkey(settings)

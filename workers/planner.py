@@ -1,0 +1,124 @@
+"""Lists a source into a job: what needs no content is settled at once, the rest is cut into batches.
+
+Page by page, each committed before it is sent: killed anywhere, the same request goes on behind the last page,
+and memory stays flat however long the listing is. Knows the catalog, but no queue: `send` is given to it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from pipeline.indexing.chunks import chunks
+from pipeline.indexing.plan import Need, Planned, plan, refreshed_metadata
+from pipeline.indexing.source import Source, SourceItem
+from storage.catalog import BatchItem, Catalog, Generation, IndexBatch, JobRecord
+from storage.errors import InvalidKey
+from storage.records import ImageMetadata
+
+_PLAN_CHUNK = 512  # ids per catalog look-up
+_PAGE_IMAGES = 4096  # per commit: 32 batches of 128, about 1 MB of references
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans one job. `send` gets the ids of batches that are committed; a batch that it cannot send is not lost."""
+
+    catalog: Catalog
+    generation: Generation
+    job: JobRecord
+    send: Callable[[Sequence[int]], object]
+
+    def add(self, items: Iterable[SourceItem]) -> None:
+        """Add everything behind the job's last committed page; the items come in the order of their keys.
+
+        Raises JobClosed when the job was cancelled or another process goes on with its listing, and whatever the
+        listing raises; what was added until then stays.
+        """
+        after = self.job.listed_until
+        batch_images = int(self.job.options["batch_images"])
+        page_images = batch_images * max(1, _PAGE_IMAGES // batch_images)
+        rest = (item for item in items if not after or item.stored.key > after)
+        stands_at = after
+        for page in chunks(rest, page_images):
+            stands_at = self._add_page(page, batch_images, stands_at)
+
+    def _add_page(self, page: Sequence[SourceItem], batch_images: int, after: str) -> str:
+        counts: Counter[str] = Counter(listed=len(page))
+        refreshed: list[ImageMetadata] = []
+        to_embed: list[BatchItem] = []
+        for planned in self._planned(page):
+            if planned.need is Need.CONTENT:
+                to_embed.append(_reference(planned.item))
+                continue
+            counts[planned.need.value] += 1
+            if planned.need is Need.METADATA:
+                refreshed.append(refreshed_metadata(planned))
+        if refreshed:  # first, and harmless when done twice: a page that is added counts them as committed
+            self.catalog.commit(self.generation.id, IndexBatch(refreshed=refreshed))
+        end = page[-1].stored.key
+        batches = list(chunks(to_embed, batch_images))
+        self.send(self.catalog.jobs.add_batches(self.job.id, batches, listed_until=end, counts=counts, after=after))
+        return end
+
+    def _planned(self, page: Sequence[SourceItem]) -> Iterator[Planned]:
+        restore_deleted = bool(self.job.options["restore_deleted"])
+        for chunk in chunks(page, _PLAN_CHUNK):
+            ids = [item.image_id for item in chunk]
+            known = self.catalog.images.known(self.generation.collection_id, self.generation.id, ids)
+            failed = self.catalog.failures.among(self.generation.collection_id, ids)
+            for item in chunk:
+                known_image, failed_before = known.get(item.image_id), item.image_id in failed
+                yield plan(item, known_image, restore_deleted=restore_deleted, failed_before=failed_before)
+
+
+def remove_gone(catalog: Catalog, collection_id: int, source: Source) -> int:
+    """Remove images that were recorded from this source and that it does not list any more; return how many.
+
+    Only images that the source's selection takes. A source that lists nothing removes nothing: far more often
+    than emptied on purpose, it is a disk that is not mounted.
+    """
+    items = source.items()
+    first = next(items, None)
+    if first is None:
+        log.warning("%s lists no image: nothing is removed from the collection", source.backend.uri(""))
+        return 0
+    removed = 0
+    recorded = catalog.images.list(collection_id, prefix=source.id_prefix)
+    for ids in chunks(_unlisted(recorded, first, items, source), _PLAN_CHUNK):
+        removed += catalog.images.remove_gone(collection_id, ids)
+    return removed
+
+
+def _unlisted(
+    recorded: Iterator[ImageMetadata], first: SourceItem, items: Iterator[SourceItem], source: Source
+) -> Iterator[str]:
+    """Walk both in their one order, by key: what is recorded and not listed."""
+    listed: SourceItem | None = first
+    for image in recorded:
+        key = image.image_id[len(source.id_prefix) :]
+        if not _is_of(image, key, source):
+            continue
+        while listed is not None and listed.stored.key < key:
+            listed = next(items, None)
+        if listed is None or listed.stored.key != key:
+            yield image.image_id
+
+
+def _is_of(image: ImageMetadata, key: str, source: Source) -> bool:
+    """Whether the image was recorded from this source under this id; others may share its prefix."""
+    if not key or not image.source_uri.startswith(source.backend.uri("")) or not source.takes(key):
+        return False
+    try:
+        return source.backend.uri(key) == image.source_uri
+    except InvalidKey:
+        return False
+
+
+def _reference(item: SourceItem) -> BatchItem:
+    stored = item.stored
+    return BatchItem(item.image_id, stored.key, stored.uri, stored.etag, stored.size_bytes, item.attributes)
