@@ -140,7 +140,7 @@ def test_deleting_says_what_was_not_there(run):
     run("index", "photos")
     deleted = run("images", "delete", "odd/01.jpg", "never.jpg", "--json")
     assert deleted.returncode == 1
-    assert json.loads(deleted.stdout) == {"deleted": 1, "unknown": ["never.jpg"]}
+    assert json.loads(deleted.stdout) == {"deleted": 1, "failures_forgotten": [], "unknown": ["never.jpg"]}
     assert "1 deleted" in run("index", "photos").stdout
     assert "1 indexed" in run("index", "photos", "--restore-deleted").stdout
 

@@ -13,12 +13,16 @@ from pathlib import Path
 import pytest
 import yaml
 from pictures import write_photos
-from servers import ROOT, RoleProcess, wait_for
+from servers import ROOT, RoleProcess, free_port, wait_for
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]
 OURS = {name for name, service in SERVICES.items() if "build" in service}
-GIVEN = {"POSTGRES_PASSWORD": "5ec4e7", "VALKEY_PASSWORD": "0dd1e", "MODEL": "baseline"}  # what a person puts into .env
+GIVEN = {
+    "POSTGRES_PASSWORD": "postgres5ecret",
+    "VALKEY_PASSWORD": "valkeyOdd1e",
+    "MODEL": "baseline",
+}  # what a person puts into .env
 STOP_SECONDS = 15
 
 
@@ -131,7 +135,16 @@ def test_the_services_of_the_compose_file_index_a_folder_and_stop_cleanly(deploy
         ["embed-worker-1", "embed-worker-2", "aggregator", "beat"], 0
     )
     for role in deployment.started.values():
-        assert not any(secret in role.text() for secret in ("5ec4e7", "0dd1e")), f"{role.log.name} shows a password"
+        assert not any(GIVEN[name] in role.text() for name in ("POSTGRES_PASSWORD", "VALKEY_PASSWORD")), (
+            f"{role.log.name} shows a password"
+        )
+
+
+def test_a_database_that_is_away_stops_the_deployment_at_its_first_step(tmp_path):
+    migrate = Deployment(tmp_path, {"@postgres:5432": f"@127.0.0.1:{free_port()}"}).run("migrate")
+    assert migrate.process.returncode == 1
+    assert "catalog_unavailable" in migrate.text()
+    assert GIVEN["POSTGRES_PASSWORD"] not in migrate.text()
 
 
 def test_every_service_of_ours_is_tested_above():

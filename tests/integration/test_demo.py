@@ -85,3 +85,20 @@ def test_a_terminal_sees_a_bar_with_rate_and_total(tmp_path):
     assert "40/40" in text
     assert "images/s" in text
     assert "ETA" in text
+
+
+def test_the_demo_never_empties_a_folder_that_it_did_not_make(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "mine.txt").write_text("precious")
+    demo = _run(tmp_path, "--output", ".", "--model", "baseline")
+    assert demo.returncode == 2
+    assert "no earlier demo made it" in demo.stderr
+    assert (tmp_path / "photos" / "mine.txt").read_text() == "precious"
+
+
+def test_a_demo_without_a_single_readable_image_fails(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "broken.jpg").write_bytes(b"junk")
+    demo = _run(tmp_path, "--photos", "mine", "--model", "baseline")
+    assert demo.returncode == 2
+    assert "nothing to search" in demo.stderr

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from checkpoints import save_tiny_clip
 from pictures import jpeg, picture
+from PIL import Image
 
-from pipeline.errors import CorruptImage
+from pipeline.errors import CorruptImage, IdTaken
 from storage.errors import ImageNotFound, IndexFileError, ModelMismatch
 from visual_search import (
     EmbeddingService,
@@ -157,3 +158,34 @@ def test_an_index_without_metadata_is_refused_by_name(indexing_service, embeddin
     indexing_service.index.save(tmp_path / "bare")
     with pytest.raises(IndexFileError):
         IndexingService.load_index(tmp_path / "bare", indexing_service.storage, embedding_service)
+
+
+def test_two_ids_never_share_one_stored_file(indexing_service):
+    indexing_service.index_image(jpeg(1), "cat")
+    with pytest.raises(IdTaken, match=r"cat\.jpeg"):
+        indexing_service.index_image(jpeg(2), "cat.jpeg")
+    assert indexing_service.storage.get("cat.jpeg") == jpeg(1)
+
+
+def test_an_unusable_id_or_attribute_fails_alone(indexing_service):
+    report = indexing_service.index_images(
+        [("", jpeg(1)), ("bad", jpeg(2)), ("good", jpeg(3))], attributes={"bad": {"number": 2**60}}
+    )
+    assert [metadata.image_id for metadata in report.indexed] == ["good"]
+    assert {image_id: error.reason for image_id, error in report.failures.items()} == {
+        "": "invalid_id",
+        "bad": "invalid_attribute",
+    }
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "F", "RGBA", "P"])
+def test_a_pil_picture_is_stored_as_it_is_embedded(indexing_service, tmp_path, mode):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(4).save(tmp_path / "turned.jpg", exif=exif)
+    with Image.open(tmp_path / "turned.jpg") as turned:
+        metadata = indexing_service.index_image(turned, "turned")
+    assert (metadata.width, metadata.height) == (72, 96)
+    stored = indexing_service.embedding_service.embed_image(indexing_service.storage.get("turned.png"))
+    np.testing.assert_array_equal(stored, indexing_service.index.reconstruct("turned"))
+    assert indexing_service.index_image(picture(5).convert(mode), f"mode-{mode}").format == "PNG"

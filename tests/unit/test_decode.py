@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from pipeline.decode import DecodeLimits, decode_image, recognise_format, upright_rgb
+from pipeline.decode import DecodeLimits, decode_image, is_large, recognise_format, upright_rgb
 from pipeline.errors import (
     CorruptImage,
     DecodeError,
@@ -394,3 +394,14 @@ def test_decoding_on_many_threads_gives_what_one_thread_gives() -> None:
     with ThreadPoolExecutor(max_workers=8) as pool:
         together = list(pool.map(lambda data: decode_image(data).picture.tobytes(), files * 5))
     assert together == alone * 5
+
+
+def test_a_picture_is_large_by_its_header_alone_and_a_refused_one_is_not():
+    large = Image.new("L", (8000, 5000))
+    buffer = BytesIO()
+    large.save(buffer, format="PNG")
+    limits = DecodeLimits()
+    assert is_large(buffer.getvalue()[:100], limits)
+    assert not is_large(buffer.getvalue(), DecodeLimits(max_pixels=10))
+    assert not is_large(b"nonsense", limits)
+    assert not is_large(b"", limits)

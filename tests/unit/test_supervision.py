@@ -44,8 +44,11 @@ def _python(name: str, program: str, **environment: str) -> Role:
     return Role(name, [sys.executable, "-c", program], environment)
 
 
-def _no_children() -> bool:
-    return not psutil.Process().children(recursive=True)
+@pytest.fixture(autouse=True)
+def _no_process_is_left_behind():
+    before = set(psutil.Process().children(recursive=True))  # servers of other tests
+    yield
+    assert set(psutil.Process().children(recursive=True)) - before == set()
 
 
 def test_lines_of_both_outputs_carry_the_name_of_their_role():
@@ -59,7 +62,6 @@ def test_lines_of_both_outputs_carry_the_name_of_their_role():
     assert [line[9:] for line in lines if "given" in line] == ["second-one | given"]
     assert [line[9:] for line in lines if "to stderr" in line] == ["second-one | to stderr"]
     assert lines[-1][9:] == "up         | all ended"
-    assert _no_children()
 
 
 def test_a_crashed_process_starts_again_after_ever_longer_pauses():
@@ -89,7 +91,6 @@ def test_a_process_that_does_not_end_in_time_is_killed_and_told():
     screen = Screen("deaf")
     assert not Supervisor([_python("stubborn", STUBBORN)], screen, Patience(grace_seconds=0.3)).run()
     assert screen.getvalue().splitlines()[-1].endswith("| killed stubborn")
-    assert _no_children()
 
 
 def test_a_second_signal_kills_at_once():
@@ -118,7 +119,6 @@ def test_a_lost_terminal_ends_everything():
             raise BrokenPipeError
 
     assert Supervisor([_python("sleeper", SLEEPER)], Closed(), QUICK).run()
-    assert _no_children()
 
 
 def test_names_are_coloured_on_a_terminal_only_and_not_against_the_users_wish(monkeypatch):
@@ -143,7 +143,6 @@ def test_the_tick_comes_again_and_again_and_may_speak(monkeypatch):
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_ctrl_c_a_stop_and_a_closed_terminal_all_end_it(name):
     assert Supervisor([_python("sleeper", SLEEPER)], Screen("awake", 1, getattr(signal, name)), QUICK).run()
-    assert _no_children()
 
 
 def test_under_nohup_a_closed_terminal_ends_nothing(monkeypatch):
