@@ -37,8 +37,9 @@ class SourceItem:
 class Source:
     """A folder or bucket prefix as images: `id_prefix` + key is the image id.
 
-    `include` and `exclude` are shell patterns over the key (`*` also matches `/`); without `include`, every file
-    with an image ending is taken. `attributes` maps image ids (or keys) to attributes.
+    `include` and `exclude` are shell patterns over the key (`*` also matches `/`). Only files with an image ending
+    are taken, unless a pattern of `include` names an ending or a file itself, or is `**`: every file.
+    `attributes` maps image ids (or keys) to attributes.
     """
 
     backend: StorageBackend
@@ -70,8 +71,8 @@ class Source:
         if any(fnmatchcase(key, pattern) for pattern in self.exclude):
             return False
         if self.include:
-            return any(fnmatchcase(key, pattern) for pattern in self.include)
-        return PurePosixPath(key).suffix.lower() in IMAGE_SUFFIXES
+            return any(_included(key, pattern) for pattern in self.include)
+        return _ends_like_an_image(key)
 
     def _may_take_from(self, folder: str) -> bool:
         """Whether a file in this folder (its key ends in `/`) could be taken; in doubt, yes."""
@@ -84,3 +85,14 @@ class Source:
         if self.attributes is None:
             return None
         return self.attributes.get(self.id_prefix + key) or self.attributes.get(key)
+
+
+def _included(key: str, pattern: str) -> bool:
+    if not fnmatchcase(key, pattern):
+        return False
+    chosen_by_name = pattern == "**" or PurePosixPath(pattern).suffix != "" or not re.search(r"[*?\[]", pattern)
+    return chosen_by_name or _ends_like_an_image(key)
+
+
+def _ends_like_an_image(key: str) -> bool:
+    return PurePosixPath(key).suffix.lower() in IMAGE_SUFFIXES

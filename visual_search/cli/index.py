@@ -93,7 +93,7 @@ def _print_report(report: IndexReport, images: ImageCollection, failures: list[F
         soft_wrap=True,
     )
     if not report.listed:
-        error_console().print("nothing here ends like an image file; --include '*' takes every file")
+        error_console().print("nothing here ends like an image file; --include '**' takes every file")
     if report.attributes_unused:
         error_console().print(
             f"[yellow]notice:[/] {report.attributes_unused} rows of the attributes file name no listed image"

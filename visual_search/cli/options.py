@@ -33,7 +33,9 @@ IdPrefix = Annotated[
 ]
 Include = Annotated[
     list[str] | None,
-    typer.Option("--include", help="Take only paths that match this pattern, e.g. `2024/*.jpg`. Repeatable."),
+    typer.Option(
+        "--include", help="Take only images whose path matches, e.g. `2024/*`; `**` takes every file. Repeatable."
+    ),
 ]
 Exclude = Annotated[
     list[str] | None, typer.Option("--exclude", help="Leave out paths that match this pattern. Repeatable.")
