@@ -11,7 +11,7 @@ TEST_PROCESSES ?= 2
 .PHONY: help setup demo up test check format bench constraints clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## Make the virtual environment and install everything, versions pinned
 $(READY): pyproject.toml constraints.txt
@@ -29,8 +29,11 @@ demo: $(READY)  ## Index and search real photos; PHOTOS=~/Pictures takes your ow
 up: $(READY)  ## Run workers, aggregator, schedules and a bundled Valkey in this terminal; ARGS='--workers 2'
 	exec $(BIN)/visual-search up $(ARGS)
 
-test: $(READY)  ## Run all tests with line coverage (at least 90 %)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --cov --cov-fail-under=90 $(ARGS)
+test: $(READY)  ## Run the tests with line coverage (at least 90 %)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not slow" --cov --cov-fail-under=90 $(ARGS)
+
+test-slow: $(READY)  ## Run the tests of whole systems: several processes, killed, frozen, restarted
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) -m slow $(ARGS)
 
 check: $(READY)  ## Check format, lint, types and layers
 	$(BIN)/ruff format --check .

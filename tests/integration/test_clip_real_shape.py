@@ -26,7 +26,6 @@ TEXTS = [
     "a very long description of a red bicycle " * 20,
 ]
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(
         not REAL_FILES.is_dir(), reason="the real tokenizer and configuration are not beside the project"
     ),

@@ -15,6 +15,8 @@ import yaml
 from pictures import write_photos
 from servers import ROOT, RoleProcess, free_port, wait_for
 
+pytestmark = pytest.mark.slow  # real processes that wait for each other: `make test-slow`
+
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]
 OURS = {name for name, service in SERVICES.items() if "build" in service}

@@ -24,6 +24,8 @@ from workers.result_stream import ResultStream
 from workers.servers import connect_redis
 from workers.wire import unpack
 
+pytestmark = pytest.mark.slow  # real processes that wait for each other: `make test-slow`
+
 SIDE = 48
 
 

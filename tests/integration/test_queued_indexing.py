@@ -26,6 +26,8 @@ from workers.job_client import JobClient
 from workers.result_stream import ResultStream
 from workers.servers import connect_url
 
+pytestmark = pytest.mark.slow  # real processes that wait for each other: `make test-slow`
+
 IMAGES = 30
 BATCH_IMAGES = 4
 

@@ -14,6 +14,8 @@ from servers import ROOT, environment_of, free_port, wait_for
 from storage.settings import Settings
 from workers.bundled_valkey import find_valkey, stop_valkey
 
+pytestmark = pytest.mark.slow  # real processes that wait for each other: `make test-slow`
+
 ROLES = ("embed-worker", "aggregator", "beat")
 
 
