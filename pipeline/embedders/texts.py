@@ -56,7 +56,7 @@ def _load_tokenizer(checkpoint: Checkpoint) -> Any:
     files = ", ".join(path.name for path in checkpoint.tokenizer_files)
     try:
         return AutoTokenizer.from_pretrained(str(checkpoint.folder), local_files_only=True, trust_remote_code=False)
-    except Exception as error:
+    except Exception as error:  # tokenizers and sentencepiece raise bare Exceptions; the cause is shown and chained
         raise UnsupportedModel(
             f"the tokenizer of {checkpoint.name} ({files}) cannot be loaded: {error}. "
             "For a spiece.model, install what it needs: pip install 'visual-search[siglip]'"
