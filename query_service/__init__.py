@@ -1,1 +1,1 @@
-"""Asks: query worker, clients, HTTP API, web page (docs/architecture.md says what stands)."""
+"""Asks: the protocol of searches over Redis, the query worker, clients, the HTTP API and the web page."""

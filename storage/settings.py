@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -41,8 +50,8 @@ class Schedule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     cron: str  # minute, hour, day of month, month, day of week
-    action: Literal["sync", "audit"]
-    source: str = Field(min_length=1)  # a folder or s3://bucket/prefix
+    action: Literal["sync", "audit", "rebuild", "prune"]
+    source: str = ""  # a folder or s3://bucket/prefix: what is synced or audited
     collection: str | None = None  # None: the collection of the settings
     id_prefix: str = ""
     include: tuple[str, ...] = ()
@@ -56,6 +65,23 @@ class Schedule(BaseModel):
             message = "a cron expression has five fields: minute, hour, day of month, month, day of week"
             raise ValueError(message)
         return value
+
+    @model_validator(mode="after")
+    def _source_where_needed(self) -> Schedule:
+        if (self.action in ("sync", "audit")) != bool(self.source):
+            message = "sync and audit need a source; rebuild and prune work on the collection and take none"
+            raise ValueError(message)
+        return self
+
+
+class ApiKey(BaseModel):
+    """One entry of `api_keys`: who it is, what is allowed, and the key's hash (`visual-search keys new` makes one)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, max_length=100)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")  # of the key; keys are random, so a plain hash keeps them
+    scopes: tuple[Literal["search", "submit", "admin"], ...] = ("search",)  # admin includes the others
 
 
 class Settings(BaseSettings):
@@ -154,8 +180,48 @@ class Settings(BaseSettings):
     )
     schedules: list[Schedule] = Field(
         default_factory=list,
-        description="What runs by the clock: a list of tables with `cron` (five fields, UTC), `action` (`sync` or "
-        "`audit`) and `source`, and if wanted `collection`, `id_prefix`, `include`, `exclude`, `mirror`; default none.",
+        description="What runs by the clock: a list of tables with `cron` (five fields, UTC), `action` (`sync`, "
+        "`audit`, `rebuild` or `prune`) and, for the first two, `source`; if wanted `collection`, `id_prefix`, "
+        "`include`, `exclude`, `mirror`; default none.",
+    )
+
+    search_queue: int = Field(
+        default=256,
+        ge=1,
+        le=100_000,
+        description="Searches of each priority that may wait; while there are more, clients get `busy` at once.",
+    )
+    search_batch: int = Field(
+        default=64, ge=1, le=1024, description="Waiting searches that a query worker answers together."
+    )
+    search_seconds: float = Field(
+        default=10.0, gt=0, le=600.0, description="How long clients wait for an answer unless they say otherwise."
+    )
+    http_host: str = Field(
+        default="127.0.0.1",
+        description="Address on which the HTTP API and the web page are served; other than loopback needs `api_keys`.",
+    )
+    http_port: int = Field(default=8600, ge=0, le=65_535, description="Port of the HTTP API; 0 takes a free one.")
+    max_upload_bytes: int = Field(
+        default=64 * 1024 * 1024, ge=1024, description="Larger HTTP request bodies are refused before they are read."
+    )
+    api_keys: list[ApiKey] = Field(
+        default_factory=list,
+        description="Who may use the HTTP API: a list of tables with `name`, `sha256` (of the key) and `scopes` "
+        "(`search`, `submit`, `admin`); made by `visual-search keys new`. Default none: loopback only.",
+    )
+    requests_per_minute: int = Field(
+        default=600, ge=0, description="HTTP requests that each key (or address, without keys) may make; 0: no limit."
+    )
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65_535,
+        description="Port on which a role serves Prometheus metrics; default none. `up` counts on from it, one a role.",
+    )
+    metrics_host: str = Field(default="127.0.0.1", description="Address on which a role serves its metrics.")
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="How roles write their log: lines for people, or one JSON object a line."
     )
 
     @field_validator("redis_url", "database_url")

@@ -44,13 +44,14 @@ def test_links_between_the_documents_lead_somewhere():
 
 def test_reason_codes_are_unique_and_all_explained():
     import pipeline.errors
+    import query_service.errors
     import storage.errors
     import workers.errors
     from storage.errors import VisualSearchError
 
     classes = [
         value
-        for module in (storage.errors, pipeline.errors, workers.errors)
+        for module in (storage.errors, pipeline.errors, workers.errors, query_service.errors)
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, VisualSearchError)
     ]
