@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 # Two processes at most: the suite starts processes of its own, and torch brings its threads.
 TEST_PROCESSES ?= 2
 
-.PHONY: help setup demo up test check format bench constraints clean
+.PHONY: help setup demo up test test-slow crash check format bench constraints clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test: $(READY)  ## Run the tests with line coverage (at least 90 %)
 
 test-slow: $(READY)  ## Run the tests of whole systems: several processes, killed, frozen, restarted
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) -m slow $(ARGS)
+
+crash: $(READY)  ## Kill, freeze, wipe and fill whatever runs, then check every image; ARGS='--seed 7 --runs 12'
+	OMP_NUM_THREADS=1 PYTHONPATH=.:tests $(BIN)/python -m crash.run $(ARGS)
 
 check: $(READY)  ## Check format, lint, types and layers
 	$(BIN)/ruff format --check .
