@@ -6,7 +6,8 @@ Killed anywhere, the same call finds the unfinished generation and goes on with 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -20,10 +21,13 @@ from pipeline.indexing.run import index_items
 from pipeline.indexing.source import SourceItem
 from pipeline.replica import IndexReplica
 from pipeline.search import NearestNeighborSearch
-from storage.catalog import Catalog, Generation
+from storage.catalog import Catalog, Generation, IndexBatch
 from storage.errors import GenerationIncomplete
 from storage.images.backend import StoredObject
 from storage.images.locate import ImageReader
+from storage.records import ImageMetadata
+
+_REBUILD_TRIES = 20  # each copies what came during the one before: far fewer every time
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,8 @@ def fill_from_images(context: IndexingContext, max_bytes: int) -> IndexReport:
     An image that fails is recorded in `failures` and tried once. Returns the sum of all rounds.
     """
     total = IndexReport()
-    tried: set[str] = set()
+    tried: set[tuple[str, str]] = set()  # ids with their content: a newer one has its own try
+    context = replace(context, sink=partial(_commit_vectors, context))
     while True:
         before = len(tried)
         report = index_items(context, ImageReader(max_bytes), _missing_items(context, tried))
@@ -79,12 +84,20 @@ def fill_from_images(context: IndexingContext, max_bytes: int) -> IndexReport:
             return total
 
 
-def _missing_items(context: IndexingContext, tried: set[str]) -> Iterator[SourceItem]:
+def _commit_vectors(context: IndexingContext, batch: IndexBatch) -> None:
+    context.catalog.commit(context.generation.id, replace(batch, vectors_only=True))
+
+
+def _missing_items(context: IndexingContext, tried: set[tuple[str, str]]) -> Iterator[SourceItem]:
     for image in context.catalog.lifecycle.missing(context.generation.id):
-        if image.image_id not in tried:
-            tried.add(image.image_id)
-            stored = StoredObject(image.source_uri, image.source_uri, image.etag, image.bytes, 0.0)
-            yield SourceItem(image.image_id, stored)
+        if (image.image_id, image.sha256) not in tried:
+            tried.add((image.image_id, image.sha256))
+            yield by_address(image)
+
+
+def by_address(image: ImageMetadata) -> SourceItem:
+    """An image of the catalog as something to be read where it was recorded; its attributes stay."""
+    return SourceItem(image.image_id, StoredObject(image.source_uri, image.source_uri, image.etag, image.bytes, 0.0))
 
 
 def fill_from_vectors(catalog: Catalog, source: Generation, target: Generation) -> int:
@@ -95,6 +108,26 @@ def fill_from_vectors(catalog: Catalog, source: Generation, target: Generation) 
     while ids := catalog.lifecycle.copy_vectors(source.id, target.id, after=after):
         copied, after = copied + len(ids), ids[-1]
     return copied
+
+
+def rebuild_from_vectors(catalog: Catalog, active: Generation) -> ReindexReport:
+    """Make the generation anew from its stored vectors and switch to it; images that it lacks stay lacking.
+
+    Raises ReindexIncomplete when images come faster than they are copied.
+    """
+    target = catalog.lifecycle.begin(active.collection_id, active.model, rebuild=True)
+    report = ReindexReport(generation_id=target.id)
+    for tries_left in reversed(range(_REBUILD_TRIES)):
+        report.copied += fill_from_vectors(catalog, active, target)
+        try:
+            catalog.lifecycle.activate(target.id, missing_allowed=catalog.lifecycle.missing_count(active.id))
+        except GenerationIncomplete as error:  # images came since the last page was copied
+            if not tries_left:
+                raise ReindexIncomplete(f"{error}: the active generation stays") from error
+        else:
+            report.switched = True
+            break
+    return report
 
 
 def measure_gate(catalog: Catalog, active: Generation, new: Generation, gate: Gate) -> GateReport:

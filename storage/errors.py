@@ -23,6 +23,7 @@ VisualSearchError
 │   ├── InvalidAttribute
 │   ├── GenerationClosed
 │   ├── GenerationIncomplete
+│   ├── ContentChanged
 │   ├── UnknownGeneration
 │   └── ModelMismatch
 └── pipeline.errors.PipelineError …
@@ -170,6 +171,12 @@ class GenerationIncomplete(CatalogError):
     """Raised when switching to a generation that lacks vectors of live images. Fill it first (`reindex`)."""
 
     reason = "generation_incomplete"
+
+
+class ContentChanged(CatalogError):
+    """Recorded by a reindex: the file is another picture than the one that was indexed. Sync its source first."""
+
+    reason = "content_changed"
 
 
 class UnknownGeneration(CatalogError):

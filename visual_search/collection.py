@@ -218,7 +218,9 @@ class ImageCollection:
     @property
     def search_service(self) -> NearestNeighborSearch:
         """Exact search over everything committed until now. Raises InvalidQuery while nothing is indexed."""
-        replica = self._caught_up()
+        return self._search_in(self._caught_up())
+
+    def _search_in(self, replica: IndexReplica) -> NearestNeighborSearch:
         return NearestNeighborSearch(
             replica.index,
             metadata=lambda ids: self.catalog.images.get_many(self.record.id, ids),
@@ -240,16 +242,17 @@ class ImageCollection:
     def search(self, query: Query, options: RerankOptions | None = None) -> SearchResults:
         """Answer one query, reranked; pages are full while anything matches. See RerankOptions."""
         chosen = options or RerankOptions()
-        service = self.search_service
+        replica = self._caught_up()  # its generation is the one that is asked, whatever is switched to meanwhile
+        service = self._search_in(replica)
         exclude: Sequence[str] = ()
         if query.image_id is not None:
             vector = service.index.reconstruct(query.image_id)
             exclude, query_id = [query.image_id], query.image_id
         elif query.text is not None:
-            vector, query_id = self._service_for(self._searched()).embed_text(query.text), query.text
+            vector, query_id = self._service_for(replica.generation).embed_text(query.text), query.text
         else:
             assert query.image is not None  # noqa: S101 - Query checks it
-            vector = self._service_for(self._searched()).embed_image(query.image)
+            vector = self._service_for(replica.generation).embed_image(query.image)
             query_id = str(query.image) if isinstance(query.image, (str, Path)) else "image"
         only = None if chosen.filter is None else self.catalog.images.matching_ids(self.record.id, chosen.filter)
         return service.search_page(vector, chosen, query_id=query_id, only=only, exclude=exclude)

@@ -10,24 +10,26 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from threading import Event
 from time import monotonic
 
 from storage.catalog import BatchResult, Catalog, Lease, catalog_of
 from storage.errors import CatalogError, LeaseLost, VisualSearchError
-from storage.settings import Settings, load_settings
+from storage.settings import Settings
 from storage.snapshots import snapshots_of
 from workers.celery_app import make_app, queued_batches, send_batch
 from workers.change_hints import announce_change
 from workers.errors import WireError
 from workers.heartbeat import Heartbeat
 from workers.index_keeper import IndexKeeper, SnapshotPolicy
+from workers.metrics import COMMITTED, DEAD_LETTERS, GROUP_BATCHES, LEADS, STAGE_SECONDS
+from workers.queue_lengths import watch_queues
 from workers.result_stream import Message, ResultStream
+from workers.role_process import run_role
 from workers.servers import connect_redis
 from workers.sweeper import Sweeper, SweepPolicy
 from workers.wire import Fields, unpack
@@ -98,12 +100,14 @@ class Aggregator:
 
     def _lead(self, lease: Lease, stop: Event) -> None:
         _log.info("writing as %s, epoch %d", self.name, lease.epoch)
+        LEADS.set(1)
         try:
             self._stream.remove_idle_consumers(_DEAD_CONSUMER_MS)
             # Whatever an aggregator before this one read and did not acknowledge comes first, without a wait
             self._indexes.follow(self._commit(lease, self._stream.reclaim(self.name, 0, _PENDING_MESSAGES)))
             self._write_until(lease, stop)
         finally:
+            LEADS.set(0)
             self._release(lease)
 
     def _write_until(self, lease: Lease, stop: Event) -> None:
@@ -130,10 +134,15 @@ class Aggregator:
     def _commit(self, lease: Lease, messages: Sequence[Message]) -> set[int]:
         """Commit, then acknowledge, then tell; return which generations changed."""
         readable = [(message[0], result) for message in messages if (result := self._read(message)) is not None]
-        committed = self._write(lease, readable, dict(messages)) if readable else []
+        committed = []
+        if readable:
+            GROUP_BATCHES.observe(len(readable))
+            with STAGE_SECONDS.labels("commit").time():
+                committed = self._write(lease, readable, dict(messages))
         self._stream.acknowledge([entry for entry, _ in committed])
         if committed:
             self._progress(sum(sum(result.counts.values()) for _, result in committed))
+            _count(result for _, result in committed)
         touched = {result.generation_id for _, result in committed}
         for generation_id in touched:
             self._announce(generation_id, self._catalog.generations.get(generation_id).last_seq)
@@ -175,6 +184,13 @@ class Aggregator:
             return
         _log.error("message %s goes to the dead letters", entry, exc_info=error)
         self._stream.dead_letter(entry, fields, f"{type(error).__name__}: {error}")
+        DEAD_LETTERS.inc()
+
+
+def _count(results: Iterable[BatchResult]) -> None:
+    for result in results:
+        for name, number in result.counts.items():
+            COMMITTED.labels(name).inc(number)
 
 
 def _is_nobodys_fault(error: Exception) -> bool:
@@ -200,6 +216,7 @@ def run_aggregator(settings: Settings, stop: Event) -> None:
             queued=lambda: queued_batches(app),
         )
         heartbeat = parts.enter_context(Heartbeat(client, ROLE))
+        watch_queues(client)
         Aggregator(
             catalog,
             ResultStream(client, settings.stream_messages),
@@ -212,16 +229,7 @@ def run_aggregator(settings: Settings, stop: Event) -> None:
 
 def main() -> int:
     """Start with the settings of the environment and the TOML file; SIGTERM ends it after the current commit."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    stop = Event()
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signal_number, lambda *_: stop.set())
-    try:
-        run_aggregator(load_settings(), stop)
-    except VisualSearchError as error:
-        _log.error("%s: %s", error.reason, error)
-        return 1
-    return 0
+    return run_role(ROLE, run_aggregator)
 
 
 if __name__ == "__main__":

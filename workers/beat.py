@@ -1,4 +1,4 @@
-"""The beat: runs the schedules of the settings, syncs and audits of sources. `python -m workers.beat` starts it.
+"""The beat: runs the schedules of the settings: syncs, audits, rebuilds, prunes. `python -m workers.beat` starts it.
 
 Two of them do no harm: SQL decides which one runs a slot (see `workers.schedules`). Redis is not needed to decide
 what is due, so wiping it loses no slot; lost batches are not its business but the aggregator's.
@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import signal
 import socket
 import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from threading import Event
 
@@ -19,12 +20,20 @@ from pipeline.audit import AuditReport, audit_source
 from pipeline.indexing.selection import SourceSelection, source_at
 from pipeline.replica import IndexReplica
 from storage.catalog import Catalog, JobState, catalog_of
-from storage.errors import CatalogUnavailable, UnknownCollection, VisualSearchError
-from storage.settings import Schedule, Settings, load_settings
+from storage.errors import CatalogUnavailable, UnknownCollection
+from storage.settings import Schedule, Settings
 from storage.snapshots import snapshots_of
 from storage.vector_index import VectorIndex
+from workers import upkeep
+from workers.errors import WorkerError
+from workers.heartbeat import Heartbeat
 from workers.job_client import JobClient
+from workers.metrics import SCHEDULED
+from workers.role_process import run_role
 from workers.schedules import Scheduler
+from workers.servers import connect_redis
+
+ROLE = "beat"
 
 _TICK_SECONDS = 5.0  # how late a slot may begin
 _LISTED_FINDINGS = 20  # of an unclean audit, in the log; `visual-search audit` shows them all
@@ -34,10 +43,12 @@ _log = logging.getLogger(__name__)
 
 def run_schedule(settings: Settings, schedule: Schedule) -> None:
     """Do what one schedule asks for. Raises VisualSearchError."""
-    if schedule.action == "sync":
-        sync(settings, schedule)
-    else:
-        audit(settings, schedule)
+    outcome = "failed"
+    try:
+        _ACTIONS[schedule.action](settings, schedule)
+        outcome = "finished"
+    finally:
+        SCHEDULED.labels(schedule.action, outcome).inc()
 
 
 def sync(settings: Settings, schedule: Schedule) -> None:
@@ -104,10 +115,18 @@ def _selection_json(schedule: Schedule) -> dict[str, object]:
     }
 
 
+_ACTIONS: Mapping[str, Callable[[Settings, Schedule], object]] = {
+    "sync": sync,
+    "audit": audit,
+    "rebuild": upkeep.rebuild,
+    "prune": upkeep.prune,
+}
+
+
 def run_beat(settings: Settings, stop: Event) -> None:
     """Run the schedules until told to stop. Raises CatalogError and SettingsError when it cannot start."""
     name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-    with catalog_of(settings) as catalog:
+    with catalog_of(settings) as catalog, _heartbeat(settings):
         scheduler = Scheduler(catalog, settings.schedules, partial(run_schedule, settings), name=name)
         _log.info("ready: %d schedules", len(settings.schedules))
         while not stop.wait(_TICK_SECONDS):
@@ -117,18 +136,22 @@ def run_beat(settings: Settings, stop: Event) -> None:
                 _log.warning("schedules wait for the database: %s", error)
 
 
+@contextmanager
+def _heartbeat(settings: Settings) -> Iterator[None]:
+    """For `status`. Schedules run without Redis, so one that is away at the start only costs the heartbeat."""
+    try:
+        client = connect_redis(settings)
+    except WorkerError as error:
+        _log.warning("no heartbeat, schedules run all the same: %s", error)
+        yield
+        return
+    with client, Heartbeat(client, ROLE):
+        yield
+
+
 def main() -> int:
     """Start with the settings of the environment and the TOML file; SIGTERM ends it after the running action."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    stop = Event()
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signal_number, lambda *_: stop.set())
-    try:
-        run_beat(load_settings(), stop)
-    except VisualSearchError as error:
-        _log.error("%s: %s", error.reason, error)
-        return 1
-    return 0
+    return run_role(ROLE, run_beat)
 
 
 if __name__ == "__main__":

@@ -11,23 +11,27 @@ from time import perf_counter, sleep
 
 from pipeline.errors import ModelError
 from pipeline.indexing.context import IndexingContext, IndexOptions
+from pipeline.indexing.fetch import Reads
 from pipeline.indexing.report import IndexReport
 from pipeline.indexing.run import index_items
 from pipeline.indexing.source import SourceItem
 from storage.catalog import BatchItem, BatchResult, Catalog, ImageFailure, IndexBatch, LeasedBatch
 from storage.errors import ModelMismatch, StorageError, StorageUnavailable
 from storage.images.backend import StoredObject
-from storage.images.locate import open_source
+from storage.images.locate import ImageReader, open_source
 from storage.settings import Settings
 from workers.errors import BatchInterrupted, RedisUnavailable, RedisUnusable
 from workers.heartbeat import Heartbeat
 from workers.lease_keeper import LeaseKeeper
+from workers.logs import about
+from workers.metrics import ATTEMPTS, BATCHES, IMAGES, STAGE_SECONDS
 from workers.models import LoadedModels
 from workers.result_stream import ResultStream
 from workers.stopping import StopRequest
 
 _LOG = logging.getLogger(__name__)
 
+_STAGES = {"fetch", "decode", "embed"}  # of a batch, as its report has them; "list" and "commit" are none here
 _REDIS_PAUSE_SECONDS = 0.5  # between attempts to hand over while Redis is away
 
 # The batch is none the worse: another worker, or this one later, can do it. Its attempt is not counted.
@@ -66,35 +70,34 @@ class BatchEmbedder:
             batch_id, self._heartbeat.process, seconds, max_attempts=self._settings.max_attempts
         )
         if leased is None:
-            _LOG.info("batch %d: nothing to do, it is done, cancelled or with another worker", batch_id)
-            return Outcome.SKIPPED
-        _LOG.info(
-            "job %d, batch %d: took %d images, attempt %d", leased.job_id, batch_id, len(leased.items), leased.attempts
-        )
+            _LOG.info("nothing to do: done, cancelled or with another worker", extra=about(batch=batch_id))
+            return self._counted(Outcome.SKIPPED)
+        this = about(job=leased.job_id, batch=leased.id, generation=leased.generation.id)
+        _LOG.info("took %d images, attempt %d", len(leased.items), leased.attempts, extra=this)
+        ATTEMPTS.observe(leased.attempts)
         started = perf_counter()
         self._heartbeat.progress(doing=f"job {leased.job_id}, batch {leased.id}")
         with LeaseKeeper(self._catalog, leased, seconds) as keeper:
             try:
                 result = self._result(leased, keeper)
-                self._hand_over(result, keeper)
+                with STAGE_SECONDS.labels("hand_over").time():
+                    self._hand_over(result, keeper)
             except _NOT_THE_BATCHS_FAULT as error:
                 self._catalog.batches.give_back(leased.id, leased.token)
-                _LOG.warning("job %d, batch %d: given back: %s", leased.job_id, leased.id, error)
-                return Outcome.GIVEN_BACK
+                _LOG.warning("given back: %s", error, extra=this)
+                self._heartbeat.progress(doing="")
+                return self._counted(Outcome.GIVEN_BACK)
         self._heartbeat.progress(done=len(leased.items), doing="")
-        _LOG.info(
-            "job %d, batch %d: %d images in %.2f s (%s)",
-            leased.job_id,
-            leased.id,
-            len(leased.items),
-            perf_counter() - started,
-            ", ".join(f"{name} {number}" for name, number in result.counts.items() if number),
-        )
-        return Outcome.HANDED_OVER
+        _tell(result, this, perf_counter() - started)
+        return self._counted(Outcome.HANDED_OVER)
+
+    def _counted(self, outcome: Outcome) -> Outcome:
+        BATCHES.labels(outcome.name.lower()).inc()
+        return outcome
 
     def _result(self, leased: LeasedBatch, keeper: LeaseKeeper) -> BatchResult:
         try:
-            backend = open_source(leased.source, max_bytes=self._settings.max_image_bytes)
+            backend = self._reader(leased)
         except StorageUnavailable:
             raise
         except StorageError as error:  # no such folder or bucket here: another attempt would end the same
@@ -114,9 +117,16 @@ class BatchEmbedder:
             sink=parts.append,
         )
         report = index_items(context, backend, [_source_item(item) for item in leased.items])
+        for stage in _STAGES & report.stage_seconds.keys():
+            STAGE_SECONDS.labels(stage).observe(report.stage_seconds[stage])
         if 1 < len(leased.items) == report.failures_by_reason.get(StorageUnavailable.reason, 0):
             raise StorageUnavailable(f"not one image of {leased.source} could be read")
         return BatchResult(leased.id, leased.generation.id, _merged(parts), _outcome_counts(report))
+
+    def _reader(self, leased: LeasedBatch) -> Reads:
+        if leased.by_address:
+            return ImageReader(self._settings.max_image_bytes)
+        return open_source(leased.source, max_bytes=self._settings.max_image_bytes)
 
     def _note(self, keeper: LeaseKeeper, report: IndexReport) -> None:
         """Called by the running batch every few images: the place to leave it. Raises BatchInterrupted."""
@@ -143,6 +153,18 @@ class BatchEmbedder:
 
     def _may_wait(self, keeper: LeaseKeeper) -> bool:
         return keeper.holds and not self._stop.overdue
+
+
+def _tell(result: BatchResult, this: dict[str, object], seconds: float) -> None:
+    """Log and count what came of a batch; each failed image has a line with its reason."""
+    counts = {name: number for name, number in result.counts.items() if number}
+    for name, number in counts.items():
+        IMAGES.labels(name).inc(number)
+    for failure in result.batch.failures:
+        failed = about(image=failure.image_id, reason=failure.reason)
+        _LOG.info("image failed: %s", failure.message, extra={**this, **failed})
+    shown = ", ".join(f"{name} {number}" for name, number in counts.items())
+    _LOG.info("%d images in %.2f s (%s)", sum(counts.values()), seconds, shown, extra=this)
 
 
 def _source_item(item: BatchItem) -> SourceItem:

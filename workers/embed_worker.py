@@ -11,18 +11,20 @@ import os
 import signal
 import socket
 import sys
+import warnings
 from contextlib import ExitStack
 from typing import Any
 
 from celery import Celery, signals
+from celery.platforms import SecurityWarning
 
 from storage.catalog import catalog_of
-from storage.errors import VisualSearchError
-from storage.settings import Settings, load_settings
+from storage.settings import Settings
 from workers.celery_app import EMBED_QUEUE, make_app
 from workers.embed_batches import BatchEmbedder
 from workers.heartbeat import Heartbeat
 from workers.result_stream import ResultStream
+from workers.role_process import run_process
 from workers.servers import connect_redis
 from workers.stopping import StopRequest
 from workers.tasks import register_embed_task
@@ -76,13 +78,9 @@ def _serve(app: Celery, stop: StopRequest) -> None:
 
 def main() -> int:
     """Start with the settings of the environment and the TOML file."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    try:
-        run_worker(load_settings())
-    except VisualSearchError as error:
-        _LOG.error("%s: %s", error.reason, error)
-        return 1
-    return 0
+    # In a container a worker is root of nothing but the container; Celery's warning is five lines at each start
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    return run_process(ROLE, run_worker)
 
 
 if __name__ == "__main__":

@@ -18,18 +18,23 @@ from typing import Any
 from redis import Redis
 
 from workers.errors import RedisUnavailable, RedisUnusable
+from workers.queue_lengths import queue_lengths
 from workers.servers import redis_errors_translated
 
 _LOG = logging.getLogger(__name__)
 
 _PREFIX = "vs:heartbeat:"
-_EVERY_SECONDS = 5.0
-_FORGET_SECONDS = 60  # a process that has said nothing for so long is gone
+BEAT_SECONDS = 5.0
+SILENT_SECONDS = 60.0  # who has said nothing for so long is gone for good
+_FORGET_SECONDS = 600  # until then `status` shows that there was somebody
 
 
 @dataclass(frozen=True)
 class HeartbeatRecord:
-    """One process; times are seconds since 1970. `done` counts images (or what the role counts) since its start."""
+    """One process; times are seconds since 1970. `done` counts images (or what the role counts) since its start.
+
+    `progressed_at`: when the work last got on, or when it last had nothing to do.
+    """
 
     role: str
     process: str  # host:pid
@@ -40,10 +45,19 @@ class HeartbeatRecord:
     doing: str = ""  # "": it waits for work
 
 
+@dataclass(frozen=True)
+class Sign:
+    """A record as it is read, with ages in seconds that do not depend on whether two machines' clocks agree."""
+
+    record: HeartbeatRecord
+    silent_seconds: float  # since it gave this sign, by Redis's clock
+    still_seconds: float  # since it got on, or last had nothing to do
+
+
 class Heartbeat:
     """Posts every few seconds from a thread while its block runs. Any thread may call `progress`; it costs nothing."""
 
-    def __init__(self, client: Redis, role: str, every_seconds: float = _EVERY_SECONDS) -> None:
+    def __init__(self, client: Redis, role: str, every_seconds: float = BEAT_SECONDS) -> None:
         self._redis: Any = client
         self._every_seconds = every_seconds
         self._lock = Lock()
@@ -74,30 +88,52 @@ class Heartbeat:
     ) -> None:
         self._done.set()
         self._thread.join()
-        self._send("delete", self._key)
+        try:
+            with redis_errors_translated():
+                self._redis.delete(self._key)
+        except (RedisUnavailable, RedisUnusable) as gone:  # the key runs out by itself
+            _LOG.debug("the heartbeat could not be taken back: %s", gone)
 
     def _beat(self) -> None:
         while True:
-            with self._lock:
-                record = self._record
-            message = json.dumps(asdict(replace(record, alive_at=time())))
-            self._send("set", self._key, message, ex=_FORGET_SECONDS)
+            try:
+                self._post()
+            except (RedisUnavailable, RedisUnusable) as error:
+                _LOG.debug("no heartbeat: %s", error)
             if self._done.wait(self._every_seconds):
                 return
 
-    def _send(self, command: str, *arguments: Any, **options: Any) -> None:
-        try:
-            with redis_errors_translated():
-                getattr(self._redis, command)(*arguments, **options)
-        except (RedisUnavailable, RedisUnusable) as error:
-            _LOG.debug("no heartbeat: %s", error)
+    def _post(self) -> None:
+        waiting = queue_lengths(self._redis).waiting_for(self._record.role)
+        with self._lock:
+            moment = time()
+            if not waiting and not self._record.doing:  # else a process idle for long looks stuck at its next work
+                self._record = replace(self._record, progressed_at=moment)
+            message = json.dumps(asdict(replace(self._record, alive_at=moment)))
+        with redis_errors_translated():
+            self._redis.set(self._key, message, ex=_FORGET_SECONDS)
+
+
+def read_signs(client: Redis) -> list[Sign]:
+    """The last sign of every process within ten minutes that did not end in order, by role. Raises RedisUnavailable."""
+    redis: Any = client
+    with redis_errors_translated():
+        keys = list(redis.scan_iter(match=f"{_PREFIX}*", count=500))
+        with redis.pipeline(transaction=False) as pipeline:
+            for key in keys:
+                pipeline.get(key)
+                pipeline.pttl(key)
+            answers = pipeline.execute()
+    signs = [_sign(value, left) for value, left in zip(answers[::2], answers[1::2], strict=True) if value is not None]
+    return sorted(signs, key=lambda sign: (sign.record.role, sign.record.process))
+
+
+def _sign(value: bytes, left_ms: int) -> Sign:
+    record = HeartbeatRecord(**json.loads(value))
+    silent = max(0.0, _FORGET_SECONDS - left_ms / 1000)
+    return Sign(record, silent, silent + max(0.0, record.alive_at - record.progressed_at))
 
 
 def read_heartbeats(client: Redis) -> list[HeartbeatRecord]:
     """Every process that has given a sign within the last minute, by role. Raises RedisUnavailable."""
-    redis: Any = client
-    with redis_errors_translated():
-        keys = list(redis.scan_iter(match=f"{_PREFIX}*", count=500))
-        values = redis.mget(keys) if keys else []
-    records = [HeartbeatRecord(**json.loads(value)) for value in values if value is not None]
-    return sorted(records, key=lambda record: (record.role, record.process))
+    return [sign.record for sign in read_signs(client) if sign.silent_seconds <= SILENT_SECONDS]

@@ -15,6 +15,7 @@ from pipeline.replica import IndexReplica
 from storage.catalog import Catalog
 from storage.errors import IndexFileError, StorageError, VisualSearchError
 from storage.snapshots import SnapshotStore
+from workers.metrics import FEED_LAG, INDEX_SEQ, SNAPSHOT_SEQ, SNAPSHOT_TIME, STAGE_SECONDS
 
 _RETRY_SECONDS = 30.0  # after a snapshot that failed: a full disk is not hammered
 
@@ -84,6 +85,7 @@ class IndexKeeper:
                 # Commits go on: an index is only derived from them. It follows again with the next one, from the
                 # beginning: after a catalog was restored from a copy, what the index holds is not to be trusted.
                 self._kept.pop(generation_id, None)
+                _forget_measures(generation_id)  # rather none than those of before
                 _log.warning("the index of generation %d cannot follow now: %s", generation_id, error)
 
     def _keep(self, generation_id: int, *, written: bool) -> None:
@@ -92,14 +94,24 @@ class IndexKeeper:
             generation = self._catalog.generations.get(generation_id)
             replica = IndexReplica.boot(self._catalog, generation, self._snapshots)
             kept = self._kept[generation_id] = _Kept(replica, monotonic(), monotonic())
+            if (newest := self._catalog.snapshots.newest(generation_id)) is not None:
+                SNAPSHOT_TIME.labels(str(generation_id)).set(newest.created_at.timestamp())
             _log.info("following generation %d from change %d", generation_id, replica.seq)
         elif written:
             kept.replica.catch_up()
             kept.written_at = monotonic()
         if self._is_due(kept):
             self._publish(kept)
+        self._measure(kept)
         if kept.replica.seq == kept.replica.snapshot_seq and monotonic() - kept.written_at >= _FORGET_SECONDS:
             del self._kept[generation_id]
+            _forget_measures(generation_id)
+
+    def _measure(self, kept: _Kept) -> None:
+        name, replica = str(kept.replica.generation.id), kept.replica
+        INDEX_SEQ.labels(name).set(replica.seq)
+        SNAPSHOT_SEQ.labels(name).set(replica.snapshot_seq)
+        FEED_LAG.labels(name).set(self._catalog.generations.get(replica.generation.id).last_seq - replica.seq)
 
     def _is_due(self, kept: _Kept) -> bool:
         moment = monotonic()
@@ -118,4 +130,11 @@ class IndexKeeper:
             return
         kept.published_at = monotonic()
         took = kept.published_at - started
+        STAGE_SECONDS.labels("snapshot").observe(took)
+        SNAPSHOT_TIME.labels(str(generation_id)).set_to_current_time()
         _log.info("snapshot of generation %d at change %d (%.1f s)", generation_id, kept.replica.seq, took)
+
+
+def _forget_measures(generation_id: int) -> None:
+    for gauge in (INDEX_SEQ, SNAPSHOT_SEQ, SNAPSHOT_TIME, FEED_LAG):
+        gauge.remove_by_labels({"generation": str(generation_id)})

@@ -12,12 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO
 
 from typing_extensions import Self
 
+from pipeline.errors import InvalidQuery
+from pipeline.indexing.file_list import FileList, open_list
 from pipeline.indexing.selection import SourceSelection, source_at
 from pipeline.indexing.source import SourceItem
-from storage.catalog import FailureRecord, Generation, JobOptions, JobProgress, JobRequest, catalog_of
+from storage.catalog import FILE_LIST, FailureRecord, Generation, JobOptions, JobProgress, JobRequest, catalog_of
 from storage.errors import ImageNotFound
 from storage.images.backend import StorageBackend
 from storage.images.keys import key_of
@@ -26,6 +29,9 @@ from storage.images.locate import open_source, split_uri
 from storage.settings import Settings, load_settings
 from workers.batch_sender import BatchSender
 from workers.submit import Submission, digest_of_attributes, digest_of_items, generation_for
+
+if TYPE_CHECKING:
+    from workers.queued_reindex import QueuedPlan, QueuedReindex
 
 WATCH_SECONDS = 1.0  # between two looks at a job
 UPLOADS_FOLDER = "uploads"  # in the data folder: where submitted bytes are kept, by collection
@@ -93,6 +99,50 @@ class JobClient:
         request = JobRequest(generation.collection_id, generation.id, "index", address, options, priority)
         return self._submission.source(request, generation, source)
 
+    def submit_list(  # noqa: PLR0913 - the keywords of a public call
+        self,
+        list_file: str | Path | BinaryIO,
+        source: str | Path = ".",
+        selection: SourceSelection | None = None,
+        *,
+        collection: str | None = None,
+        priority: int = 0,
+        restore_deleted: bool = False,
+    ) -> JobProgress:
+        """Queue the images that a text file names, one a line (see `FileList`); `-` reads standard input.
+
+        Relative lines are below `source`. A line that names no image is recorded in the failures with its reason.
+        The same list again goes on with its unfinished job. `include` and `exclude` do not apply. Raises
+        StorageError, SidecarError, ModelMismatch, InvalidQuery, OSError when the list cannot be read.
+        """
+        chosen = selection or SourceSelection()
+        if chosen.include or chosen.exclude:
+            raise InvalidQuery("a list names its images itself: no include and no exclude")
+        opened = source_at(source, chosen, self.settings.max_image_bytes)
+        generation = generation_for(self.catalog, collection or self.settings.collection, self.settings)
+        with open_list(list_file) as lines:
+            named = FileList(
+                lines,
+                str(source),
+                opened.id_prefix,
+                opened.attributes,
+                self.settings.max_image_bytes,
+                self.settings.fetch_threads,
+            )
+            options = JobOptions(
+                id_prefix=opened.id_prefix,
+                attributes_sha256=digest_of_attributes(opened.attributes),
+                items_sha256=named.digest(),
+                batch_images=self.settings.batch_images,
+                restore_deleted=restore_deleted,
+            )
+            address = opened.backend.uri("")
+            request = JobRequest(generation.collection_id, generation.id, FILE_LIST, address, options, priority)
+            begun = self.catalog.jobs.unfinished(request)
+            rows = len(opened.attributes or ())
+            placed = named.named(begun.listed_until if begun else "")
+            return self._submission.placed(request, generation, placed, sidecar_rows=rows)
+
     def submit_uploads(
         self,
         images: Mapping[str, bytes],
@@ -159,6 +209,15 @@ class JobClient:
         options = replace(request.options, items_sha256=digest_of_items(items), batch_images=self.settings.batch_images)
         in_order = sorted(items, key=lambda item: item.stored.key)
         return self._submission.items(replace(request, options=options), generation, in_order)
+
+    def reindex(self, plan: QueuedPlan, *, collection: str | None = None) -> QueuedReindex:
+        """Begin, or take up, a change of the model by the workers; call `run` or `submit` of what is returned.
+
+        Raises UnknownCollection, InvalidQuery, ModelUnavailable, UnsupportedModel.
+        """
+        from workers.queued_reindex import QueuedReindex  # its gate needs FAISS, which submitting does without
+
+        return QueuedReindex(self._submission, self.settings, collection or self.settings.collection, plan)
 
     def get(self, job_id: int) -> JobProgress:
         """How far a job is. Raises UnknownJob."""

@@ -8,6 +8,7 @@ from types import TracebackType
 
 from storage.catalog import Catalog, LeasedBatch
 from storage.errors import CatalogUnavailable
+from workers.logs import about
 
 _LOG = logging.getLogger(__name__)
 
@@ -20,6 +21,7 @@ class LeaseKeeper:
     def __init__(self, catalog: Catalog, leased: LeasedBatch, seconds: float) -> None:
         self._catalog = catalog
         self._leased = leased
+        self._about = about(job=leased.job_id, batch=leased.id)
         self._seconds = seconds
         self._lost = False
         self._done = Event()
@@ -35,11 +37,11 @@ class LeaseKeeper:
         try:
             renewed = self._catalog.batches.renew(self._leased.id, self._leased.token, self._seconds)
         except CatalogUnavailable as error:
-            _LOG.warning("batch %d: its lease could not be renewed yet: %s", self._leased.id, error)
+            _LOG.warning("the lease could not be renewed yet: %s", error, extra=self._about)
             return
         if not renewed and not self._lost:
             self._lost = True
-            _LOG.warning("batch %d: the lease ran out and is lost; the work on it is dropped", self._leased.id)
+            _LOG.warning("the lease ran out and is lost; the work on the batch is dropped", extra=self._about)
 
     def __enter__(self) -> LeaseKeeper:  # noqa: PYI034 - typing.Self needs Python 3.11
         self._thread.start()

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -56,7 +57,19 @@ def roles_of(settings: Settings, shares: Shares, config: Path | None = None) -> 
 
     numbers = [""] if shares.workers == 1 else [f".{number}" for number in range(1, shares.workers + 1)]
     workers = [role(f"embed-worker{number}", "workers.embed_worker", shares.threads) for number in numbers]
-    return [role("aggregator", "workers.aggregator"), *workers, role("beat", "workers.beat")]
+    roles = [role("aggregator", "workers.aggregator"), *workers, role("beat", "workers.beat")]
+    return _with_metrics_ports(roles, settings.metrics_port)
+
+
+def _with_metrics_ports(roles: Sequence[Role], first: int | None) -> list[Role]:
+    """Give each role a metrics port of its own, counted up from the first; 0 lets each take a free one."""
+    if not first:
+        return list(roles)
+    ports = {role.name: str(first + number) for number, role in enumerate(roles)}
+    return [
+        replace(role, environment={**role.environment, "VISUAL_SEARCH_METRICS_PORT": ports[role.name]})
+        for role in roles
+    ]
 
 
 def run_everything(settings: Settings, shares: Shares, output: TextIO, *, config: Path | None = None) -> bool:

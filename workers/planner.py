@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from pipeline.indexing.chunks import chunks
 from pipeline.indexing.plan import Need, Planned, plan, refreshed_metadata
 from pipeline.indexing.source import Source, SourceItem
-from storage.catalog import BatchItem, Catalog, Generation, IndexBatch, JobRecord
+from storage.catalog import BatchItem, Catalog, Generation, ImageFailure, IndexBatch, JobRecord
 from storage.errors import InvalidKey
 from storage.records import ImageMetadata
+
+Placed = tuple[str, SourceItem | ImageFailure]  # where it stands in its listing, and what stands there
+ATTRIBUTES_USED = "attributes_used"  # count of a job: images that had a row in the attributes file
 
 _PLAN_CHUNK = 512  # ids per catalog look-up
 _PAGE_IMAGES = 4096  # per commit: 32 batches of 128, about 1 MB of references
@@ -39,29 +42,42 @@ class Planner:
         Raises JobClosed when the job was cancelled or another process goes on with its listing, and whatever the
         listing raises; what was added until then stays.
         """
+        self.add_placed((item.stored.key, item) for item in items)
+
+    def add_placed(self, placed: Iterable[Placed]) -> None:
+        """The same for items that come in the order of the places given with them, texts that grow.
+
+        In place of an item there may be a failure: that of a place where no image can be.
+        """
         after = self.job.listed_until
         batch_images = int(self.job.options["batch_images"])
         page_images = batch_images * max(1, _PAGE_IMAGES // batch_images)
-        rest = (item for item in items if not after or item.stored.key > after)
+        rest = (one for one in placed if not after or one[0] > after)
         stands_at = after
         for page in chunks(rest, page_images):
             stands_at = self._add_page(page, batch_images, stands_at)
 
-    def _add_page(self, page: Sequence[SourceItem], batch_images: int, after: str) -> str:
+    def _add_page(self, page: Sequence[Placed], batch_images: int, after: str) -> str:
         counts: Counter[str] = Counter(listed=len(page))
         refreshed: list[ImageMetadata] = []
         to_embed: list[BatchItem] = []
-        for planned in self._planned(page):
+        failures = [one for _place, one in page if isinstance(one, ImageFailure)]
+        named = [one for _place, one in page if isinstance(one, SourceItem)]
+        items, others, repeated = _once_each(named)
+        counts.update({name: number for name, number in (("failed", len(failures)), ("unchanged", repeated)) if number})
+        if used := sum(item.attributes is not None for item in named):
+            counts[ATTRIBUTES_USED] = used
+        for planned in self._planned(items):
             if planned.need is Need.CONTENT:
                 to_embed.append(_reference(planned.item))
                 continue
             counts[planned.need.value] += 1
             if planned.need is Need.METADATA:
                 refreshed.append(refreshed_metadata(planned))
-        if refreshed:  # first, and harmless when done twice: a page that is added counts them as committed
-            self.catalog.commit(self.generation.id, IndexBatch(refreshed=refreshed))
-        end = page[-1].stored.key
-        batches = list(chunks(to_embed, batch_images))
+        if refreshed or failures:  # first, and harmless when done twice: a page that is added counts them as committed
+            self.catalog.commit(self.generation.id, IndexBatch(refreshed=refreshed, failures=failures))
+        end = page[-1][0]
+        batches = [*chunks(to_embed, batch_images), *([_reference(item)] for item in others)]
         self.send(self.catalog.jobs.add_batches(self.job.id, batches, listed_until=end, counts=counts, after=after))
         return end
 
@@ -74,6 +90,16 @@ class Planner:
             for item in chunk:
                 known_image, failed_before = known.get(item.image_id), item.image_id in failed
                 yield plan(item, known_image, restore_deleted=restore_deleted, failed_before=failed_before)
+
+
+def _once_each(items: Sequence[SourceItem]) -> tuple[list[SourceItem], list[SourceItem], int]:
+    """Items of different ids, for no batch takes an id twice; other files with such an id; how many came again."""
+    first: dict[str, SourceItem] = {}
+    others: dict[tuple[str, str], SourceItem] = {}
+    for item in items:
+        if first.setdefault(item.image_id, item).stored.uri != item.stored.uri:
+            others[item.image_id, item.stored.uri] = item
+    return list(first.values()), list(others.values()), len(items) - len(first) - len(others)
 
 
 def remove_gone(catalog: Catalog, collection_id: int, source: Source) -> int:

@@ -19,6 +19,7 @@ from celery.schedules import ParseException, crontab
 from storage.catalog import Catalog
 from storage.errors import SettingsError, VisualSearchError
 from storage.settings import Schedule
+from workers.metrics import NEXT_SLOT
 
 RUN_SECONDS = 600.0  # a process that was killed while it ran a slot is taken for dead after so long
 GRACE_SECONDS = 600.0  # a slot missed by less, during a restart say, is made up for
@@ -79,6 +80,8 @@ class Scheduler:
                 entry.slot, following = following, next_slot(entry.schedule.cron, following)
             if entry.slot <= _now() and self._run_slot(entry, following):
                 entry.slot = following
+            named = (entry.schedule.action, entry.schedule.collection or "", entry.schedule.source)
+            NEXT_SLOT.labels(*named).set(entry.slot.timestamp())
 
     def _run_slot(self, entry: _Entry, following: datetime) -> bool:
         """Run one slot; false when another process has it, or when it is to be tried again."""

@@ -18,7 +18,9 @@ from storage.catalog import Catalog, Generation, JobProgress, JobRecord, JobRequ
 from storage.errors import JobClosed, ModelMismatch, StorageError
 from storage.records import Attributes, ModelIdentity
 from storage.settings import Settings
-from workers.planner import Planner, remove_gone
+from workers.planner import ATTRIBUTES_USED, Placed, Planner, remove_gone
+
+ATTRIBUTES_UNUSED = "attributes_unused"  # count of a job: sidecar rows that named no listed image
 
 Send = Callable[[Sequence[int], int], object]  # batch ids and their job's priority
 
@@ -34,16 +36,32 @@ class Submission:
 
     def source(self, request: JobRequest, generation: Generation, source: Source) -> JobProgress:
         """Enter or take up the job that indexes a source. Raises StorageError when it cannot be listed."""
-        job = self._open(request)
-        if job.state == "listing":
-            self._list(job, generation, source.items(), source if request.options.mirror else None)
-        return self.catalog.jobs.get(job.id)
+        placed = ((item.stored.key, item) for item in source.items())
+        mirrored = source if request.options.mirror else None
+        rows = len(source.attributes or ())
+        return self.placed(request, generation, placed, mirrored=mirrored, sidecar_rows=rows)
 
     def items(self, request: JobRequest, generation: Generation, items: Iterable[SourceItem]) -> JobProgress:
         """Enter or take up the job that indexes these items of one store, which come in the order of their keys."""
+        return self.placed(request, generation, ((item.stored.key, item) for item in items))
+
+    def placed(
+        self,
+        request: JobRequest,
+        generation: Generation,
+        placed: Iterable[Placed],
+        *,
+        mirrored: Source | None = None,
+        sidecar_rows: int = 0,
+    ) -> JobProgress:
+        """Enter or take up the job that indexes items in the order of their places, see `Planner.add_placed`.
+
+        `mirrored`: remove from it what is gone at the end. `sidecar_rows`: of the attributes file, to tell at the
+        end how many named no image.
+        """
         job = self._open(request)
         if job.state == "listing":
-            self._list(job, generation, items, None)
+            self._list(job, generation, placed, _Ending(mirrored, sidecar_rows))
         return self.catalog.jobs.get(job.id)
 
     def _open(self, request: JobRequest) -> JobRecord:
@@ -52,20 +70,35 @@ class Submission:
             log.info("job %d does this already (%s): no second one is made", job.id, job.state)
         return job
 
-    def _list(
-        self, job: JobRecord, generation: Generation, items: Iterable[SourceItem], mirrored: Source | None
-    ) -> None:
+    def _list(self, job: JobRecord, generation: Generation, placed: Iterable[Placed], ending: _Ending) -> None:
         planner = Planner(self.catalog, generation, job, lambda ids: self.send(ids, job.priority))
         try:
-            planner.add(items)
-            removed = remove_gone(self.catalog, job.collection_id, mirrored) if mirrored is not None else 0
-            self.catalog.jobs.listing_done(job.id, {"removed": removed} if removed else {})
+            planner.add_placed(placed)
+            self.catalog.jobs.listing_done(job.id, self._last_counts(job, ending))
         except JobClosed as stopped:
             log.warning("%s", stopped)
         except StorageError:
             if not self.catalog.jobs.get(job.id).listed:  # nothing to resume: let no empty job stand there
                 self.catalog.jobs.finish(job.id, "failed", {})
             raise
+
+    def _last_counts(self, job: JobRecord, ending: _Ending) -> dict[str, int]:
+        """What only the end of a listing can tell."""
+        counts = {}
+        if ending.mirrored is not None:
+            counts["removed"] = remove_gone(self.catalog, job.collection_id, ending.mirrored)
+        if ending.sidecar_rows:
+            used = self.catalog.jobs.get(job.id).job.counts.get(ATTRIBUTES_USED, 0)
+            counts[ATTRIBUTES_UNUSED] = max(0, ending.sidecar_rows - used)
+        return {name: number for name, number in counts.items() if number}
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """What is to be done when a listing is complete."""
+
+    mirrored: Source | None
+    sidecar_rows: int
 
 
 def generation_for(catalog: Catalog, collection: str, settings: Settings) -> Generation:
@@ -76,7 +109,8 @@ def generation_for(catalog: Catalog, collection: str, settings: Settings) -> Gen
     record = catalog.collections.ensure(collection)
     generation = catalog.generations.active(record.id)
     if generation is None:
-        return catalog.generations.ensure_active(record.id, _identity(settings))
+        log.warning("the collection is new: loading the model %s once, to record which one it is", settings.model)
+        return catalog.generations.ensure_active(record.id, identity_of(settings.model, settings))
     if "model" in settings.model_fields_set and canonical_name(settings.model) != generation.model.name:
         raise ModelMismatch(
             f"collection '{collection}' holds vectors of {generation.model}, not of '{settings.model}': vectors of "
@@ -85,12 +119,11 @@ def generation_for(catalog: Catalog, collection: str, settings: Settings) -> Gen
     return generation
 
 
-def _identity(settings: Settings) -> ModelIdentity:
-    """Which model this is, in every detail: only loading it tells."""
+def identity_of(model: str, settings: Settings) -> ModelIdentity:
+    """Which model this is, in every detail: only loading it tells. Raises ModelUnavailable, UnsupportedModel."""
     from pipeline.embedders.registry import load_embedder
 
-    log.warning("the collection is new: loading the model %s once, to record which one it is", settings.model)
-    return load_embedder(settings.model, device=settings.device, dtype=settings.dtype).identity
+    return load_embedder(model, device=settings.device, dtype=settings.dtype).identity
 
 
 def digest_of_items(items: Sequence[SourceItem]) -> str:

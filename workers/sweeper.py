@@ -8,11 +8,12 @@ the leases of batches that were finished meanwhile would run out too, and good i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
 from storage.catalog import Catalog, SweepReport, UnsentBatch
+from workers.metrics import SWEPT
 
 MAX_QUEUED = 1000  # batches in the queue from which nothing is sent again: what waits there is not lost
 
@@ -64,7 +65,13 @@ class Sweeper:
         finally:
             if sent:
                 self._catalog.batches.mark_sent(sent)
+        for what, number in _swept(report, len(sent)):
+            SWEPT.labels(what).inc(number)
         if report.expired or sent:
             counts = (report.expired, report.split, report.given_up, len(sent))
             _log.info("sweep: %d leases ran out, %d batches split, %d images given up, %d batches sent", *counts)
         return report
+
+
+def _swept(report: SweepReport, sent: int) -> Sequence[tuple[str, int]]:
+    return (("expired", report.expired), ("split", report.split), ("given_up", report.given_up), ("sent", sent))

@@ -9,6 +9,7 @@ from celery import Celery
 from storage.errors import CatalogUnavailable
 from workers.celery_app import EMBED_TASK
 from workers.embed_batches import BatchEmbedder
+from workers.logs import about
 
 _LOG = logging.getLogger(__name__)
 
@@ -23,6 +24,6 @@ def register_embed_task(app: Celery, embedder: BatchEmbedder) -> None:
         try:
             embedder.embed(batch_id)
         except CatalogUnavailable as error:
-            _LOG.warning("batch %d is left to the sweeper: %s", batch_id, error)
+            _LOG.warning("left to the sweeper: %s", error, extra=about(batch=batch_id))
 
     app.task(name=EMBED_TASK)(embed_batch)

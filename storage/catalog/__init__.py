@@ -2,6 +2,8 @@
 
 from storage.catalog.catalog import Catalog, catalog_exists, catalog_of, catalog_place
 from storage.catalog.job_records import (
+    FILE_LIST,
+    REINDEX,
     BatchItem,
     BatchResult,
     JobOptions,
@@ -29,6 +31,8 @@ from storage.catalog.records import (
 from storage.catalog.snapshots import PublishedFile
 
 __all__ = [
+    "FILE_LIST",
+    "REINDEX",
     "BatchItem",
     "BatchResult",
     "Catalog",

@@ -11,12 +11,20 @@ from datetime import datetime
 from sqlalchemy import Connection, select
 
 from storage.catalog import tables
+from storage.catalog.added_vectors import fitting
 from storage.catalog.clock import now
 from storage.catalog.commit import write_batch
 from storage.catalog.engine import Database
-from storage.catalog.generations import lock_generations
-from storage.catalog.job_records import UNFINISHED_BATCH, BatchResult, Lease
-from storage.catalog.job_rows import count_outcomes, find_job, finish_batch, lock_batches, lock_jobs
+from storage.catalog.generations import active_generation, lock_generations
+from storage.catalog.job_records import REINDEX, UNFINISHED_BATCH, BatchResult, Lease
+from storage.catalog.job_rows import (
+    count_outcomes,
+    find_job,
+    finish_batch,
+    lock_batches,
+    lock_jobs,
+    release_batch,
+)
 from storage.catalog.leases import check_lease
 from storage.catalog.records import Generation, JobRecord
 from storage.catalog.statements import chunks
@@ -63,12 +71,20 @@ class _Commit:
             log.info("batch %d: delivered again, or cancelled; nothing to commit", result.batch_id)
             return False
         generation = self._generations.get(result.generation_id)
+        job = self._jobs[batch.job_id]
+        if job.kind != REINDEX and generation is not None and self._was_replaced(generation):
+            log.info("batch %d: searches use another generation by now; it is embedded again for that", batch.id)
+            release_batch(self._connection, batch.id)
+            return False
         if generation is None or generation.state == "retired":
             log.warning("batch %d: generation %d takes no commits", result.batch_id, result.generation_id)
             finish_batch(self._connection, batch.id, "cancelled", {})
             self._count(batch.job_id, {})
             return False
-        kept = self._without_deleted(result, self._jobs[batch.job_id], generation)
+        if job.kind == REINDEX:
+            kept = self._vectors_only(result, generation)
+        else:
+            kept = self._without_deleted(result, job, generation)
         write_batch(self._connection, result.generation_id, kept.batch)
         finish_batch(self._connection, batch.id, "done", kept.counts)
         self._count(batch.job_id, kept.counts)
@@ -76,6 +92,18 @@ class _Commit:
 
     def _count(self, job_id: int, counts: Mapping[str, int]) -> None:
         count_outcomes(self._connection, find_job(self._connection, job_id), counts, self._moment)
+
+    def _was_replaced(self, generation: Generation) -> bool:
+        """Whether another generation is active; under the generation's lock, which a switch takes too."""
+        if generation.state not in ("standby", "retired"):
+            return False
+        active = active_generation(self._connection, generation.collection_id)
+        return active is not None and active.id != generation.id
+
+    def _vectors_only(self, result: BatchResult, generation: Generation) -> BatchResult:
+        fit = fitting(self._connection, generation.collection_id, result.batch)
+        counts = _moved(result.counts, "deleted", fit.gone)
+        return replace(result, batch=fit.batch, counts=_moved(counts, "failed", fit.changed))
 
     def _without_deleted(self, result: BatchResult, job: JobRecord, generation: Generation) -> BatchResult:
         """Leave out images that were deleted after the job began: their user's word is the newer one."""
@@ -88,7 +116,9 @@ class _Commit:
         dropped = len(result.batch.upserts) - len(kept)
         if not dropped:
             return result
-        return replace(result, batch=replace(result.batch, upserts=kept), counts=_as_deleted(result.counts, dropped))
+        return replace(
+            result, batch=replace(result.batch, upserts=kept), counts=_moved(result.counts, "deleted", dropped)
+        )
 
     def _lock_images(self) -> dict[int, dict[str, datetime]]:
         """Lock the known images among all upserts, by id; say by collection which are deleted, and since when."""
@@ -108,12 +138,12 @@ class _Commit:
         return deleted
 
 
-def _as_deleted(counts: Mapping[str, int], dropped: int) -> dict[str, int]:
-    """Count so many images as deleted that were counted as indexed or, when there are not as many, as reused."""
-    indexed = min(dropped, counts.get("indexed", 0))
+def _moved(counts: Mapping[str, int], outcome: str, number: int) -> dict[str, int]:
+    """Count so many images as this outcome that were counted as indexed or, when there are not as many, as reused."""
+    indexed = min(number, counts.get("indexed", 0))
     return {
         **counts,
         "indexed": counts.get("indexed", 0) - indexed,
-        "reused": max(0, counts.get("reused", 0) - (dropped - indexed)),
-        "deleted": counts.get("deleted", 0) + dropped,
+        "reused": max(0, counts.get("reused", 0) - (number - indexed)),
+        outcome: counts.get(outcome, 0) + number,
     }

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, select, update
+from sqlalchemy import ColumnElement, Connection, Row, select, update
 
 from storage.catalog import tables
 from storage.catalog.clock import now
 from storage.catalog.engine import Database
-from storage.catalog.generations import find_generation
-from storage.catalog.job_records import BatchItem, LeasedBatch, SweepReport
+from storage.catalog.generations import active_generation, find_generation
+from storage.catalog.job_records import REINDEX, BatchItem, LeasedBatch, SweepReport
 from storage.catalog.job_rows import find_job, lock_batches, lock_job
+from storage.catalog.records import Generation, JobRecord
 from storage.catalog.statements import CHUNK
 from storage.catalog.sweep import DEFAULT_MAX_ATTEMPTS, expired_batches, settle_expired, unsent_batches
 
@@ -35,7 +36,8 @@ class Batches:
         """Take a batch to work on; every lease counts as an attempt and gets a new token.
 
         None when there is nothing to do: it is done, cancelled, with another worker, or has had its attempts
-        (then the sweeper splits it). Raises GenerationClosed for a batch that is of no generation.
+        (then the sweeper splits it). New images go to the generation that searches use by now, whichever it was
+        when they were listed. Raises GenerationClosed for a batch that is of no generation.
         """
         moment = now()
         with self._database.write() as connection:
@@ -49,9 +51,10 @@ class Batches:
                 "lease_owner": owner,
                 "lease_expires_at": moment + timedelta(seconds=seconds),
             }
-            connection.execute(update(tables.job_batches).where(_BATCHES.id == batch_id).values(values))
             job = find_job(connection, batch.job_id)
-            generation = find_generation(connection, batch.generation_id)
+            generation = _generation_for(connection, job, batch.generation_id)
+            values["generation_id"] = generation.id
+            connection.execute(update(tables.job_batches).where(_BATCHES.id == batch_id).values(values))
         return LeasedBatch(
             id=batch_id,
             job_id=job.id,
@@ -62,6 +65,7 @@ class Batches:
             token=batch.lease_token + 1,
             restore_deleted=bool(job.options.get("restore_deleted", False)),
             attempts=batch.attempts + 1,
+            kind=job.kind,
         )
 
     def renew(self, batch_id: int, token: int, seconds: float) -> bool:
@@ -141,6 +145,14 @@ class Batches:
             after = page[-1].id
             for row in page:
                 yield from (fields["image_id"] for fields in row.images)
+
+
+def _generation_for(connection: Connection, job: JobRecord, generation_id: int) -> Generation:
+    """The batch's own generation; when a reindex has replaced that one, the active one, except for a reindex."""
+    generation = find_generation(connection, generation_id)
+    if job.kind == REINDEX or generation.state not in ("standby", "retired"):
+        return generation
+    return active_generation(connection, job.collection_id) or generation
 
 
 def _is_free(batch: Row[Any], moment: datetime, max_attempts: int) -> bool:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, literal_column, select
 
 from storage.attributes import storable_text
 from storage.catalog import tables
+from storage.catalog.added_vectors import fitting
 from storage.catalog.clock import now
 from storage.catalog.engine import Database
 from storage.catalog.failures import clear_failures
@@ -25,30 +26,41 @@ from storage.catalog.records import Generation, ImageFailure, IndexBatch, Indexe
 from storage.catalog.statements import chunks, insert_or_update
 from storage.catalog.tombstones import delete_images
 from storage.catalog.vector_bytes import pack_vectors
-from storage.errors import DuplicateImageId
+from storage.errors import DuplicateImageId, GenerationClosed
 from storage.records import ImageMetadata, failure_id
 
 
 def commit_batch(database: Database, generation_id: int, batch: IndexBatch) -> int:
     """Write the batch in a transaction of its own; return the generation's newest sequence number."""
     with database.write() as connection:
+        if batch.vectors_only:
+            generation = lock_generation(connection, generation_id)  # first: a deletion waits for it
+            batch = fitting(connection, generation.collection_id, batch).batch
         return write_batch(connection, generation_id, batch)
 
 
 def write_batch(connection: Connection, generation_id: int, batch: IndexBatch) -> int:
     """Write the batch within the caller's transaction; return the generation's newest sequence number.
 
-    In this order: removals, upserts and refreshes (which clear their images' failures), failures.
+    In this order: removals, upserts and refreshes (which clear their images' failures), failures. Vectors alone
+    (`vectors_only`) are those that `fitting` left. Raises GenerationClosed also for new images of a generation
+    that another one has replaced: searches would not find them.
     """
     _check_ids(batch)
     moment = now()
     generation = _lock(connection, generation_id, removes=bool(batch.removed))
     collection_id = generation.collection_id
+    if generation.state == "standby" and batch.upserts and not batch.vectors_only:
+        raise GenerationClosed(
+            f"searches use another generation than {generation_id} ({generation.model}) by now: "
+            "what is committed stays; run the same command again for the rest"
+        )
     if batch.removed:
         delete_images(connection, collection_id, batch.removed, moment)
     refreshed = _still_live(connection, collection_id, batch.refreshed)
     written = [*(image.metadata for image in batch.upserts), *refreshed]
-    write_images(connection, collection_id, written, moment)
+    if not batch.vectors_only:
+        write_images(connection, collection_id, written, moment)
     clear_failures(connection, collection_id, [image.image_id for image in written])
     _write_vectors(connection, generation, batch.upserts)
     _write_failures(connection, collection_id, batch.failures, moment)

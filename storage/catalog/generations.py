@@ -28,7 +28,7 @@ class Generations:
     def active(self, collection_id: int) -> Generation | None:
         """The generation that searches use; None while the collection has no vectors and no model."""
         with self._database.read() as connection:
-            return _active(connection, collection_id)
+            return active_generation(connection, collection_id)
 
     def ensure_active(self, collection_id: int, identity: ModelIdentity) -> Generation:
         """Return the active generation of this model; the first model that comes becomes the collection's.
@@ -49,7 +49,7 @@ class Generations:
             ).one_or_none()
             if locked is None:
                 raise UnknownCollection(f"there is no collection number {collection_id}")
-            generation = _active(connection, collection_id)  # another process may have been first
+            generation = active_generation(connection, collection_id)  # another process may have been first
             return generation or _insert_active(connection, collection_id, identity)
 
     def get(self, generation_id: int) -> Generation:
@@ -111,7 +111,8 @@ def take_sequence_numbers(connection: Connection, generation_id: int, count: int
     return range(last - count + 1, last + 1)
 
 
-def _active(connection: Connection, collection_id: int) -> Generation | None:
+def active_generation(connection: Connection, collection_id: int) -> Generation | None:
+    """The generation that searches use, as the caller's transaction sees it."""
     statement = (
         select(tables.generations)
         .join(tables.collections, _COLLECTIONS.active_generation_id == _GENERATIONS.id)

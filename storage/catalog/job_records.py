@@ -14,6 +14,9 @@ from storage.records import Attributes
 BatchState = Literal["pending", "leased", "done", "cancelled"]
 
 OUTCOMES = ("indexed", "reused", "refreshed", "unchanged", "deleted", "failed")  # each listed image ends as one
+REINDEX = "reindex"  # kind of a job that fills a generation beside the active one
+FILE_LIST = "list"  # kind of a job whose images were named one by one, wherever they are
+_BY_ADDRESS = (REINDEX, FILE_LIST)  # their references' keys are whole addresses
 UNFINISHED_JOB: tuple[JobState, ...] = ("listing", "running")
 UNFINISHED_BATCH: tuple[BatchState, ...] = ("pending", "leased")
 
@@ -87,7 +90,7 @@ class BatchItem:
 class LeasedBatch:
     """A batch that its holder alone works on while the lease runs; `token` proves it.
 
-    `source` is the storage address that the items' keys belong to.
+    `source` is the storage address that the items' keys belong to, unless they are read `by_address`.
     """
 
     id: int
@@ -99,6 +102,12 @@ class LeasedBatch:
     token: int
     restore_deleted: bool
     attempts: int = 1
+    kind: str = "index"
+
+    @property
+    def by_address(self) -> bool:
+        """Whether each item's key is its whole address: the items may be of several stores."""
+        return self.kind in _BY_ADDRESS
 
 
 @dataclass(frozen=True)

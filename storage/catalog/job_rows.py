@@ -92,6 +92,12 @@ def finish_batch(connection: Connection, batch_id: int, state: BatchState, count
     connection.execute(update(tables.job_batches).where(_BATCHES.id == batch_id).values(values))
 
 
+def release_batch(connection: Connection, batch_id: int) -> None:
+    """Let a locked batch wait again; the next sweep sends it."""
+    values = {"state": "pending", "lease_owner": None, "lease_expires_at": None, "sent_at": None}
+    connection.execute(update(tables.job_batches).where(_BATCHES.id == batch_id).values(values))
+
+
 def count_outcomes(connection: Connection, job: JobRecord, counts: Mapping[str, int], moment: datetime) -> None:
     """Add to a locked job's counts, and finish it when its listing is done and no batch is unfinished."""
     values: dict[str, Any] = {"counts": add_counts(job.counts, counts), "updated_at": moment}

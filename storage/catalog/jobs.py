@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, Select, select, update
 
 from storage.catalog import tables
 from storage.catalog.clock import now
@@ -51,6 +51,12 @@ class Jobs:
             if connection.execute(update(tables.jobs).where(_JOBS.id == job_id).values(values)).rowcount == 0:
                 raise UnknownJob(f"there is no job {job_id}")
 
+    def unfinished(self, request: JobRequest) -> JobRecord | None:
+        """The unfinished job that does what is asked, if there is one."""
+        with self._database.read() as connection:
+            job_id = connection.scalar(_unfinished(request))
+            return None if job_id is None else find_job(connection, job_id)
+
     def open(self, request: JobRequest) -> tuple[JobRecord, bool]:
         """Return the job that does what is asked, and whether it was made now.
 
@@ -59,8 +65,7 @@ class Jobs:
         """
         with self._database.write() as connection:
             _lock_collection(connection, request.collection_id)
-            unfinished = select(_JOBS.id).where(_JOBS.request_key == request.key, _JOBS.state.in_(UNFINISHED_JOB))
-            job_id = connection.scalar(unfinished.limit(1))
+            job_id = connection.scalar(_unfinished(request))
             if job_id is not None:
                 return find_job(connection, job_id), False
             return find_job(connection, insert_new(connection, tables.jobs, _job_row(request))), True
@@ -127,6 +132,11 @@ class Jobs:
             dropped = update(tables.job_batches).where(*pending).values(state="cancelled", finished_at=moment)
             connection.execute(dropped)
         return True
+
+
+def _unfinished(request: JobRequest) -> Select[int]:
+    unfinished = (_JOBS.request_key == request.key, _JOBS.state.in_(UNFINISHED_JOB))
+    return select(_JOBS.id).where(*unfinished).limit(1)
 
 
 def _lock_collection(connection: Connection, collection_id: int) -> None:

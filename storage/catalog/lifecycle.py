@@ -52,11 +52,13 @@ class Lifecycle:
                     return generation
             return find_generation(connection, insert_generation(connection, collection_id, identity, "building"))
 
-    def missing(self, generation_id: int) -> Iterator[ImageMetadata]:
-        """Yield live images whose present content has no vector in the generation, by id, page by page."""
+    def missing(self, generation_id: int, *, after: str = "") -> Iterator[ImageMetadata]:
+        """Yield live images whose present content has no vector in the generation, by id, page by page.
+
+        Those whose id stands behind `after`, that is.
+        """
         with self._database.read() as connection:
             collection_id = find_generation(connection, generation_id).collection_id
-        after = ""
         while True:
             statement = _missing(collection_id, generation_id).where(_IMAGES.image_id > after)
             with self._database.read() as connection:
@@ -129,11 +131,16 @@ class Lifecycle:
                 raise UnknownGeneration("there is no earlier generation to go back to")
             return find_generation(connection, found)
 
-    def prune(self, collection_id: int, *, building: bool = False) -> list[Generation]:
-        """Delete the vectors of generations on standby (and, if asked, unfinished ones); return them, retired."""
-        states = ("standby", "building") if building else ("standby",)
+    def prune(self, collection_id: int, *, building: bool = False, keep: int = 0) -> list[Generation]:
+        """Delete the vectors of generations on standby (and, if asked, unfinished ones); return them, retired.
+
+        The newest `keep` generations on standby stay: those that a rollback would go back to first.
+        """
         with self._database.write() as connection:
-            chosen = [one for one in lock_open_generations(connection, collection_id) if one.state in states]
+            generations = lock_open_generations(connection, collection_id)
+            standby = [one for one in generations if one.state == "standby"]
+            chosen = standby[: max(0, len(standby) - keep)]
+            chosen += [one for one in generations if building and one.state == "building"]
             for generation in chosen:
                 _set_state(connection, _GENERATIONS.id == generation.id, "retired")
                 connection.execute(delete(tables.snapshots).where(tables.snapshots.c.generation_id == generation.id))

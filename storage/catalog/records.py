@@ -64,13 +64,15 @@ class IndexBatch:
     """What one commit writes, all or nothing.
 
     No image id may stand twice in upserts, refreshed and removed together. `refreshed` changes metadata and
-    keeps the vector; `removed` deletes as `images.delete` does.
+    keeps the vector; `removed` deletes as `images.delete` does. `vectors_only` is for a generation that is filled
+    beside the active one: image rows stay as they are, see `storage.catalog.added_vectors`.
     """
 
     upserts: Sequence[IndexedImage] = ()
     refreshed: Sequence[ImageMetadata] = ()
     failures: Sequence[ImageFailure] = ()
     removed: Sequence[str] = ()
+    vectors_only: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,20 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, or_, select, update
+from sqlalchemy import Connection, Row, or_, select
 
 from storage.catalog import tables
 from storage.catalog.commit import write_batch
 from storage.catalog.job_records import BatchItem, SweepReport, UnsentBatch
-from storage.catalog.job_rows import count_outcomes, find_job, finish_batch, insert_batches, lock_batches, lock_job
+from storage.catalog.job_rows import (
+    count_outcomes,
+    find_job,
+    finish_batch,
+    insert_batches,
+    lock_batches,
+    lock_job,
+    release_batch,
+)
 from storage.catalog.records import ImageFailure, IndexBatch, JobRecord
 
 DEFAULT_MAX_ATTEMPTS = 3
@@ -44,7 +52,7 @@ def settle_expired(
         if job.state == "cancelled":
             finish_batch(connection, batch.id, "cancelled", {})
         elif batch.attempts < max_attempts:
-            _release(connection, batch.id)
+            release_batch(connection, batch.id)
         elif len(batch.images) > 1:
             _split(connection, job, batch, max_attempts)
             split += 1
@@ -68,11 +76,6 @@ def unsent_batches(connection: Connection, sent_before: datetime, limit: int) ->
 
 def _expired(moment: datetime) -> tuple[Any, ...]:
     return (_BATCHES.state == "leased", _BATCHES.lease_expires_at <= moment)
-
-
-def _release(connection: Connection, batch_id: int) -> None:
-    values = {"state": "pending", "lease_owner": None, "lease_expires_at": None, "sent_at": None}
-    connection.execute(update(tables.job_batches).where(_BATCHES.id == batch_id).values(values))
 
 
 def _split(connection: Connection, job: JobRecord, batch: Row[Any], max_attempts: int) -> None:

@@ -96,18 +96,26 @@ def test_a_result_of_no_known_batch_is_passed_over(catalog: Catalog, generation:
     assert catalog.commit_results(None, []) == []
 
 
-@pytest.mark.parametrize("unknown", [False, True])
-def test_a_retired_generation_takes_nothing_and_holds_nothing_up(
-    catalog: Catalog, generation: Generation, unknown: bool
+def test_a_generation_that_is_not_there_takes_nothing_and_holds_nothing_up(
+    catalog: Catalog, generation: Generation
 ) -> None:
     job_id, [batch] = make_job(catalog, generation, ["a"])
-    other = 999 if unknown else add_generation(catalog, generation, "retired")
-    late = replace(result(generation, batch, ["a"]), generation_id=other)
+    late = replace(result(generation, batch, ["a"]), generation_id=999)
     _job, [good] = make_job(catalog, generation, ["b"], source="file:///elsewhere/")
     assert catalog.commit_results(None, [late, result(generation, good, ["b"])]) == [False, True]
     assert batch_row(catalog, batch).state == "cancelled"
     progress = catalog.jobs.get(job_id)
     assert (progress.is_over, progress.pending) == (True, 1)
+
+
+def test_what_comes_for_a_retired_generation_is_embedded_again_and_holds_nothing_up(
+    catalog: Catalog, generation: Generation
+) -> None:
+    _job, [batch] = make_job(catalog, generation, ["a"])
+    late = replace(result(generation, batch, ["a"]), generation_id=add_generation(catalog, generation, "retired"))
+    _job, [good] = make_job(catalog, generation, ["b"], source="file:///elsewhere/")
+    assert catalog.commit_results(None, [late, result(generation, good, ["b"])]) == [False, True]
+    assert batch_row(catalog, batch).state == "pending"
 
 
 def test_the_counts_of_a_batch_stand_in_its_row(catalog: Catalog, generation: Generation) -> None:

@@ -156,3 +156,30 @@ def test_the_commands_do_the_same(collection, checkpoint, tmp_path):
     assert "retired" in run("generations", "list").stdout
     assert run("reindex").returncode == 2
     assert json.loads(run("reindex", "--rebuild", "--json").stdout)["copied"] == 9
+
+
+class _SwitchedInTheMiddle(ImageCollection):
+    """A collection whose model is changed by another process just when a search has begun."""
+
+    to: int | None = None
+
+    def _caught_up(self):
+        replica = super()._caught_up()
+        if self.to is not None:
+            self.catalog.lifecycle.activate(self.to)
+        return replica
+
+
+def test_a_search_that_a_switch_overtakes_asks_with_the_model_of_the_vectors_that_it_searches(tmp_path, photos):
+    """Two models of one dimension: a mixed answer would look like any other."""
+    first, second = (str(save_tiny_clip(tmp_path / f"clip-{seed}", seed=seed)) for seed in (1, 2))
+    settings = Settings(data_dir=tmp_path / "twins", model=first, fetch_threads=2)
+    with ImageCollection(settings=settings) as opened:
+        opened.index(photos)
+        other = reindex(opened, ReindexPlan(second, switch=False)).generation_id
+    with _SwitchedInTheMiddle(settings=settings) as overtaken:
+        overtaken.to = other
+        answer = overtaken.search(Query(image=photos / "odd" / "01.jpg"))
+    assert answer.model.name == first
+    assert answer[0].image_id == "odd/01.jpg"
+    assert answer[0].distance < 1e-6

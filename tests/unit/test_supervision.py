@@ -191,3 +191,9 @@ def test_every_role_gets_the_settings_and_its_threads(tmp_path, monkeypatch):
         assert role.environment["VISUAL_SEARCH_MODEL"] == "baseline"
         assert role.environment["VISUAL_SEARCH_CONFIG"] == str(tmp_path / "my.toml")
     assert [role.name for role in roles_of(Settings(data_dir="data"), Shares(1, 1))][1] == "embed-worker"
+
+
+@pytest.mark.parametrize(("first", "ports"), [(9100, ["9100", "9101", "9102"]), (None, [None] * 3), (0, [None] * 3)])
+def test_metrics_ports_are_counted_up_from_the_first_one(tmp_path, first, ports):
+    roles = roles_of(Settings(data_dir=tmp_path, metrics_port=first), Shares(1, 1))
+    assert [role.environment.get("VISUAL_SEARCH_METRICS_PORT") for role in roles] == ports

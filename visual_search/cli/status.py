@@ -1,32 +1,69 @@
-"""`visual-search status`: what is in the catalog."""
+"""`visual-search status`: what is in the catalog, and how the processes get on."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from storage.catalog import catalog_exists, catalog_of, catalog_place
+from storage.settings import Settings
 from visual_search.cli.options import AsJson, ConfigFile, DataDir, settings_from
-from visual_search.cli.output import console, print_json, print_table
+from visual_search.cli.output import ExitCode, console, print_json, print_table
 from visual_search.overview import overview_of
+from workers.health import QueueHealth, queue_health, rows_of
 
 EXAMPLES = """
-**Example**
+**Examples**
 
 `visual-search status --json`
+
+`visual-search status --check` (exit code 1 when a process is stuck, or missing while work waits)
 """
 
 
-def command(*, data_dir: DataDir = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Show the catalog, its collections with their models and counts, and the last runs."""
+def command(
+    *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 1 when a process is stuck or missing, for health checks.")
+    ] = False,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the catalog, its collections, the last runs, and every process by the work that it gets done."""
     settings = settings_from(config, data_dir)
+    health = queue_health(settings)
+    _show_catalog(settings, health, as_json=as_json)
+    if not as_json:
+        _show_health(health)
+    if check and not health.healthy:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _show_health(health: QueueHealth) -> None:
+    if health.server:
+        console().print(health.server, markup=False, soft_wrap=True)
+        return
+    if health.roles:
+        print_table(["process", "host:pid", "state", "doing", "done", "got on", "gave a sign"], rows_of(health.roles))
+    waiting = ", ".join(f"{count} {name}" for name, count in health.waiting.items() if count)
+    console().print(f"waiting in the queues: {waiting or 'nothing'}", markup=False, soft_wrap=True)
+
+
+def _show_catalog(settings: Settings, health: QueueHealth, *, as_json: bool) -> None:
     if not catalog_exists(settings):
         if as_json:
-            print_json({"data_dir": str(settings.data_dir), "collections": [], "last_runs": []})
+            document = {"data_dir": str(settings.data_dir), "collections": [], "last_runs": []}
+            print_json({**document, "queues": health.model_dump(mode="json"), "healthy": health.healthy})
         else:
             console().print(f"nothing is indexed in {catalog_place(settings)} yet", markup=False, soft_wrap=True)
         return
     with catalog_of(settings) as catalog:
         overview = overview_of(catalog, settings)
     if as_json:
-        print_json(overview.model_dump(mode="json"))
+        document = overview.model_dump(mode="json")
+        print_json({**document, "queues": health.model_dump(mode="json"), "healthy": health.healthy})
         return
     place = f"data folder {overview.data_dir}" if settings.database_url is None else f"database {overview.catalog}"
     console().print(

@@ -1,4 +1,4 @@
-"""`visual-search submit`: queue a folder or a bucket prefix for the workers."""
+"""`visual-search submit`: queue a folder, a bucket prefix or a list of images for the workers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.errors import InvalidQuery
 from pipeline.indexing.selection import SourceSelection
 from visual_search.cli.job_output import exit_code_of_job, follow, print_job
 from visual_search.cli.options import (
@@ -19,8 +20,9 @@ from visual_search.cli.options import (
     Include,
     settings_from,
 )
-from visual_search.cli.output import ExitCode
+from visual_search.cli.output import ExitCode, error_console
 from workers.job_client import JobClient
+from workers.submit import ATTRIBUTES_UNUSED
 
 EXAMPLES = """
 **Examples**
@@ -28,12 +30,25 @@ EXAMPLES = """
 `visual-search submit ~/Pictures --wait`
 
 `visual-search submit s3://my-bucket/photos --collection shop --mirror --priority 5`
+
+`find ~/Pictures -newer last-time -name '*.jpg' | visual-search submit --list - ~/Pictures`
 """
 
 
 def command(  # noqa: PLR0913 - one parameter per command-line option
-    source: Annotated[str, typer.Argument(help="A folder, or s3://bucket/prefix.", metavar="SOURCE")],
+    source: Annotated[
+        str | None, typer.Argument(help="A folder, or s3://bucket/prefix; with --list by default `.`.")
+    ] = None,
     *,
+    list_file: Annotated[
+        str | None,
+        typer.Option(
+            "--list",
+            metavar="FILE",
+            help="Only the images that this file names, one a line: names below SOURCE, absolute paths, file:// or "
+            "s3:// addresses; `-` is standard input.",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", help="Model of a new collection.  [env: VISUAL_SEARCH_MODEL]"),
@@ -62,23 +77,39 @@ def command(  # noqa: PLR0913 - one parameter per command-line option
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Queue a folder or a bucket prefix for the embed workers; returns when all of it is listed.
+    """Queue a folder, a bucket prefix or a list of images for the embed workers; returns when all of it is listed.
 
     Unchanged images are skipped, and the same command again makes no second work: it takes up its unfinished job.
     With --wait, exit code 3 means that some images failed: `visual-search failures list` says why.
     """
+    if source is None and list_file is None:
+        raise InvalidQuery("give a folder or s3://bucket/prefix, or --list FILE")
+    if list_file is not None and mirror:
+        raise InvalidQuery("--mirror compares a whole source; a --list names only some of its images")
     settings = settings_from(config, data_dir, model=model, batch_images=batch_images)
     selection = SourceSelection(id_prefix, include or (), exclude or (), attributes)
     with JobClient(settings) as jobs:
-        progress = jobs.submit(
-            source,
-            selection,
-            collection=collection,
-            priority=priority,
-            mirror=mirror,
-            restore_deleted=restore_deleted,
-        )
+        if list_file is not None:
+            progress = jobs.submit_list(
+                list_file,
+                source or ".",
+                selection,
+                collection=collection,
+                priority=priority,
+                restore_deleted=restore_deleted,
+            )
+        else:
+            progress = jobs.submit(
+                str(source),
+                selection,
+                collection=collection,
+                priority=priority,
+                mirror=mirror,
+                restore_deleted=restore_deleted,
+            )
         if wait:
             progress = follow(jobs.watch(progress.job.id), quiet=as_json)
     print_job(progress, as_json=as_json)
+    if unused := progress.job.counts.get(ATTRIBUTES_UNUSED, 0):
+        error_console().print(f"[yellow]notice:[/] {unused} rows of the attributes file name no listed image")
     raise typer.Exit(exit_code_of_job(progress) if wait else ExitCode.ALL_GOOD)

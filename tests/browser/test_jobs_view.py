@@ -1,0 +1,77 @@
+"""The jobs view on real jobs: submitted, followed live, failed pictures retried, cancelled, pictures uploaded."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from pictures import jpeg
+from playwright.sync_api import Locator, Page, expect
+from watched_page import WatchedPage
+from web_service import WebService
+
+LONG = 30_000  # milliseconds that a job of real processes may take
+
+
+def write(folder: Path, count: int, first_seed: int) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{number:03}.jpg").write_bytes(jpeg(first_seed + number))
+    return folder
+
+
+def submit(page: Page, folder: Path) -> Locator:
+    page.get_by_label("Folder or S3 address").fill(str(folder))
+    page.get_by_role("button", name="Index it").click()
+    return page.locator(".job", has_text=f"{folder.name}/").first
+
+
+def test_a_job_is_followed_and_its_failures_are_retried(watched: WatchedPage, service: WebService) -> None:
+    folder = write(service.folder / "incoming <b>", 24, 1000)
+    (folder / "broken.jpg").write_bytes(jpeg(1100)[:200])
+    page = watched.open("?c=incoming&view=jobs")
+    with page.expect_response(lambda response: response.url.endswith("/events")):
+        job = submit(page, folder)
+    expect(job.locator(".pill")).to_have_text("finished", timeout=LONG)
+    expect(job).to_contain_text("25 of 25 images")
+    expect(job).to_contain_text("1 failed")
+    failure = page.locator("#failures li", has_text="broken.jpg")
+    expect(failure.locator(".pill")).to_have_text("corrupt")
+    (folder / "broken.jpg").write_bytes(jpeg(1100))
+    expect(page.locator("#collection option:checked")).to_have_text("incoming (25 images)")
+    job.get_by_role("button", name="Retry 1 failed").click()
+    expect(page.locator("#failures li", has_text="broken.jpg")).to_have_count(0, timeout=LONG)
+
+
+def test_progress_is_live_and_a_job_can_be_cancelled(watched: WatchedPage, service: WebService) -> None:
+    worker = service.roles["workers.embed_worker-0"]
+    page = watched.open("?c=incoming&view=jobs")
+    worker.send(signal.SIGSTOP)
+    try:
+        job = submit(page, write(service.folder / "endless", 12, 2000))
+        expect(job.locator(".pill")).to_have_text("running")
+        expect(job).to_contain_text("0 of 12 images")
+        job.get_by_role("button", name="Cancel").click()
+        expect(job.locator(".pill")).to_have_text("cancelled", timeout=LONG)
+    finally:
+        worker.send(signal.SIGCONT)
+
+
+def test_uploaded_pictures_become_searchable(watched: WatchedPage, service: WebService) -> None:
+    page = watched.open("?c=incoming&view=jobs")
+    picture = {"name": "from-my-phone.jpg", "mimeType": "image/jpeg", "buffer": jpeg(3000)}
+    page.set_input_files("#upload", [picture])
+    expect(page.locator(".job", has_text="upload").first.locator(".pill")).to_have_text("finished", timeout=LONG)
+    page.get_by_role("button", name="Search", exact=True).first.click()
+    page.set_input_files("#picture", [picture])
+    watched.shows_other_than([])
+    assert watched.ids()[0] == "from-my-phone.jpg"
+
+
+def test_a_folder_that_does_not_exist_is_refused_with_the_reason(watched: WatchedPage, service: WebService) -> None:
+    watched.expected = ("status of 4",)
+    page = watched.open("?c=incoming&view=jobs")
+    submit(page, service.folder / "nowhere")
+    expect(page.locator("#banner")).to_contain_text("nowhere")
+    page.wait_for_event("requestfinished", lambda request: "/v1/failures" in request.url)
+    expect(page.locator("#banner"), "the next look at the jobs leaves it there").to_be_visible()

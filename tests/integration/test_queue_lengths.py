@@ -1,0 +1,53 @@
+"""What waits in Redis, counted without Celery, and what the metrics say of it."""
+
+import pytest
+from prometheus_client import REGISTRY
+from pydantic import SecretStr
+
+from storage.settings import Settings
+from workers.celery_app import make_app, queued_batches, send_batch
+from workers.health import health_of
+from workers.queue_lengths import queue_lengths, watch_queues
+from workers.servers import connect_url
+
+
+@pytest.fixture
+def client(redis_url):
+    with connect_url(redis_url) as one:
+        yield one
+
+
+def _metric(queue):
+    return REGISTRY.get_sample_value("visual_search_waiting", {"queue": queue})
+
+
+def test_batches_are_counted_as_celery_counts_them(client, redis_url, tmp_path):
+    app = make_app(Settings(data_dir=tmp_path, redis_url=SecretStr(redis_url)))
+    for batch_id, priority in enumerate((0, 1, 5, 9, 9)):
+        send_batch(app, batch_id, priority)
+    assert queue_lengths(client).batches == queued_batches(app) == 5
+    app.close()
+
+
+def test_each_queue_has_its_metric(client):
+    client.xadd("vs:results", {"a": 1})
+    client.xadd("vs:search:low", {"a": 1})
+    client.xadd("vs:search:low", {"a": 1})
+    watch_queues(client)
+    shown = {name: _metric(name) for name in ("batches", "results", "dead_letters", "searches_low", "searches_high")}
+    assert shown == {"batches": 0, "results": 1, "dead_letters": 0, "searches_low": 2, "searches_high": 0}
+
+
+def test_a_server_that_is_away_is_minus_one_and_not_zero(own_valkey):
+    server = own_valkey()
+    with connect_url(server.url) as client:
+        server.kill()
+        watch_queues(client)
+        assert _metric("batches") == -1
+
+
+@pytest.mark.parametrize(("stream", "healthy"), [(None, True), ("vs:results", False), ("vs:search:high", False)])
+def test_work_that_waits_for_a_role_without_a_process_is_unhealthy(client, stream, healthy):
+    if stream is not None:
+        client.xadd(stream, {"a": 1})
+    assert health_of(client, stuck_seconds=60).healthy is healthy
