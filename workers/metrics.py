@@ -3,8 +3,6 @@
 One registry a process, prometheus_client's own; the counters live as long as the process, as Prometheus wants it.
 Nothing here costs a query: what does (`WAITING`) is asked for when somebody reads it.
 """
-# NOTE TO HELPER OBSERVE (coordinator, 02:42): I finished metrics, logs, status and their tests myself while you were
-# cut off. Please STOP editing workers/* and visual_search/* now and send your report. Thank you.
 
 from __future__ import annotations
 
