@@ -40,6 +40,7 @@ from storage.filters import Filter
 from storage.images.locate import ImageReader
 from storage.records import ImageMetadata
 from storage.settings import Settings, load_settings
+from visual_search.embedded_runs import PROCESS, end_dead_runs, this_process
 
 Progress = Callable[[IndexReport], None]
 
@@ -114,7 +115,9 @@ class ImageCollection:
             "include": list(source.include),
             "exclude": list(source.exclude),
             "id_prefix": source.id_prefix,
+            PROCESS: this_process(),
         }
+        end_dead_runs(self.catalog, self.record.id)
         job_id = self.catalog.jobs.start(self.record.id, "index", source.backend.uri(""), options)
         report = IndexReport()
 

@@ -11,13 +11,18 @@ from storage.settings import Settings
 
 
 class CollectionOverview(BaseModel):
-    """One collection: live images, recorded failures, the model, and how many changes its feed has seen."""
+    """One collection: live images, recorded failures, the model, and how many changes its feed has seen.
+
+    `last_seq - snapshot_seq` changes are in no snapshot yet; a follower that starts now reads them from the catalog.
+    """
 
     name: str
     images: int
     failures: int
     model: str
     last_seq: int
+    snapshot_seq: int | None  # None: no snapshot was published
+    snapshot_at: datetime | None
 
 
 class RunOverview(BaseModel):
@@ -47,6 +52,7 @@ def overview_of(catalog: Catalog, settings: Settings, *, runs: int = 5) -> Overv
     collections, last_runs = [], []
     for record in catalog.collections.list():
         generation = catalog.generations.active(record.id)
+        snapshot = catalog.snapshots.newest(generation.id) if generation else None
         collections.append(
             CollectionOverview(
                 name=record.name,
@@ -54,6 +60,8 @@ def overview_of(catalog: Catalog, settings: Settings, *, runs: int = 5) -> Overv
                 failures=catalog.failures.count(record.id),
                 model=str(generation.model) if generation else "none yet",
                 last_seq=generation.last_seq if generation else 0,
+                snapshot_seq=snapshot.seq if snapshot else None,
+                snapshot_at=snapshot.created_at if snapshot else None,
             )
         )
         last_runs += [

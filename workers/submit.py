@@ -109,7 +109,8 @@ def generation_for(catalog: Catalog, collection: str, settings: Settings) -> Gen
     record = catalog.collections.ensure(collection)
     generation = catalog.generations.active(record.id)
     if generation is None:
-        log.warning("the collection is new: loading the model %s once, to record which one it is", settings.model)
+        level = logging.INFO if settings.model == "baseline" else logging.WARNING  # that takes seconds
+        log.log(level, "the collection is new: loading the model %s once, to record which one it is", settings.model)
         return catalog.generations.ensure_active(record.id, identity_of(settings.model, settings))
     if "model" in settings.model_fields_set and canonical_name(settings.model) != generation.model.name:
         raise ModelMismatch(

@@ -48,7 +48,8 @@ def test_the_metrics_of_worker_and_aggregator_agree_with_the_job_and_logs_name_i
     by_worker, by_aggregator = (_scraped(port) for port in ports.values())
     assert by_worker['visual_search_images_total{outcome="indexed"}'] == 10
     assert by_worker['visual_search_batches_total{outcome="handed_over"}'] == 3
-    assert by_worker['visual_search_stage_seconds_count{stage="embed"}'] == 3
+    stages = ("fetch", "decode", "embed", "hand_over")
+    assert [by_worker[f'visual_search_stage_seconds_count{{stage="{stage}"}}'] for stage in stages] == [3] * 4
     assert by_worker["visual_search_batch_attempts_count"] == 3
     assert by_aggregator['visual_search_committed_images_total{outcome="indexed"}'] == 10
     assert by_aggregator['visual_search_committed_images_total{outcome="failed"}'] == 1

@@ -24,6 +24,7 @@ from visual_search.cli.options import (
 from visual_search.cli.output import ExitCode, console, error_console, print_json
 from visual_search.cli.progress import counter, indexing_progress
 from visual_search.collection import ImageCollection
+from visual_search.embedded_runs import interrupted_by_sigterm
 
 EXAMPLES = """
 **Examples**
@@ -68,7 +69,7 @@ def command(  # noqa: PLR0913 - one parameter per command-line option
     selection = SourceSelection(id_prefix, include or (), exclude or (), attributes)
     listed = source_at(source, selection, settings.max_image_bytes)  # first: a wrong address leaves nothing behind
     started = datetime.now(timezone.utc)
-    with ImageCollection(collection, settings=settings) as images:
+    with interrupted_by_sigterm(), ImageCollection(collection, settings=settings) as images:
         if model is not None:
             images.check_model(model)
         with indexing_progress(counter(listed), quiet=as_json) as show:

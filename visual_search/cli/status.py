@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import Annotated
 
 import typer
@@ -10,7 +11,7 @@ from storage.catalog import catalog_exists, catalog_of, catalog_place
 from storage.settings import Settings
 from visual_search.cli.options import AsJson, ConfigFile, DataDir, settings_from
 from visual_search.cli.output import ExitCode, console, print_json, print_table
-from visual_search.overview import overview_of
+from visual_search.overview import CollectionOverview, overview_of
 from workers.health import QueueHealth, queue_health, rows_of
 
 EXAMPLES = """
@@ -72,8 +73,11 @@ def _show_catalog(settings: Settings, health: QueueHealth, *, as_json: bool) -> 
         soft_wrap=True,
     )
     print_table(
-        ["collection", "images", "failures", "model", "changes"],
-        [(one.name, str(one.images), str(one.failures), one.model, str(one.last_seq)) for one in overview.collections],
+        ["collection", "images", "failures", "model", "changes", "snapshot"],
+        [
+            (one.name, str(one.images), str(one.failures), one.model, str(one.last_seq), _snapshot_of(one))
+            for one in overview.collections
+        ],
     )
     print_table(
         ["last runs", "state", "started", "source", "counts"],
@@ -88,3 +92,11 @@ def _show_catalog(settings: Settings, health: QueueHealth, *, as_json: bool) -> 
             for run in overview.last_runs
         ],
     )
+
+
+def _snapshot_of(collection: CollectionOverview) -> str:
+    if collection.snapshot_seq is None or collection.snapshot_at is None:
+        return "none"
+    age = (datetime.now(timezone.utc) - collection.snapshot_at).total_seconds()
+    behind = collection.last_seq - collection.snapshot_seq
+    return f"{age:.0f} s old, {behind} changes behind" if behind else f"{age:.0f} s old"
