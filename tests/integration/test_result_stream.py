@@ -143,7 +143,7 @@ def test_a_heartbeat_tells_progress_from_mere_life(client):
         later = wait_for(lambda: [one for one in read_heartbeats(client) if one.alive_at > first.alive_at])
         assert later[0].progressed_at == first.progressed_at
         assert (first.role, first.doing, first.process) == ("embed", "batch 7", heartbeat.process)
-        assert 0 < client.ttl(client.keys("vs:heartbeat:*")[0]) <= 60
+        assert 0 < client.ttl(client.keys("vs:heartbeat:*")[0]) <= 600  # until then `status` shows that it is gone
     assert read_heartbeats(client) == []
 
 
