@@ -117,7 +117,7 @@ def make_folder(folder: Path, images: int) -> None:
 
 
 def make_bucket(endpoint: str, images: int) -> None:
-    """The same as objects of the S3 server in this process, put straight into its memory: PUTs would take 20 minutes."""
+    """The same as objects of the S3 server in this process, straight into its memory: PUTs would take 20 minutes."""
     import boto3.session
     from moto.backends import get_backend
     from moto.core import DEFAULT_ACCOUNT_ID
