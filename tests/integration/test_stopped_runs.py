@@ -55,6 +55,7 @@ def test_a_killed_run_is_told_by_the_next_one(under_way, settings, tmp_path):
         (f"elsewhere:{os.getpid()}:1", "running"),  # of another machine nothing is known
         ("", "running"),
     ],
+    ids=["this process", "its id is another's by now", "another machine", "unknown"],
 )
 def test_only_runs_that_are_known_to_be_dead_are_ended(tmp_path, process, state):
     with Catalog.open(tmp_path / "catalog.sqlite") as catalog:
