@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
-from storage.catalog import Catalog, Generation
+from storage.catalog import Catalog, ChangePage, Generation
 from storage.errors import IndexFileError
 from storage.snapshots import SnapshotStore
 from storage.vector_index import VectorIndex
@@ -45,13 +46,22 @@ class IndexReplica:
 
     def catch_up(self) -> int:
         """Apply all changes committed until now; return how many images changed."""
-        changed = 0
-        for page in self._catalog.feed.changes(self.generation.id, self.seq):
-            self.index.upsert_many(page.upserted_ids, page.vectors)
-            self.index.remove_many([image_id for image_id in page.removed_ids if image_id in self.index])
-            self.seq = page.last_seq
-            changed += len(page.upserted_ids) + len(page.removed_ids)
-        return changed
+        return sum(self.apply(page) for page in self.changes(self.seq))
+
+    def changes(self, after_seq: int) -> Iterator[ChangePage]:
+        """Fetch what was committed behind a change, and apply nothing: another thread may be searching.
+
+        Only with all pages, to the last one, does the index hold what SQL held at one moment: an image that is
+        changed again moves to the end of the feed. Raises as `Feed.changes` does.
+        """
+        return self._catalog.feed.changes(self.generation.id, after_seq)
+
+    def apply(self, page: ChangePage) -> int:
+        """Apply the next page, as fetched by `changes`; return how many images changed."""
+        self.index.upsert_many(page.upserted_ids, page.vectors)
+        self.index.remove_many([image_id for image_id in page.removed_ids if image_id in self.index])
+        self.seq = page.last_seq
+        return len(page.upserted_ids) + len(page.removed_ids)
 
     def publish(self, snapshots: SnapshotStore) -> None:
         """Publish a snapshot of the index as it stands. Raises StorageError or IndexFileError, and harms nothing."""

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.embedders.base import Vectors
 from pipeline.embedding_service import EmbeddingService, ImageInput
 from pipeline.errors import InvalidQuery
+from pipeline.pages import MetadataLookup, PageQuestion, hit_blocks, result_of, results_of, search_pages
+from pipeline.rerank.explanation import Explanation
 from pipeline.rerank.options import RerankOptions
-from pipeline.rerank.steps import rerank_page
 from pipeline.rerank.stream import Stream
 from pipeline.results import SearchResult, SearchResults
 from storage.errors import ModelMismatch
-from storage.records import ImageMetadata, ModelIdentity
+from storage.records import ModelIdentity
+from storage.vector_checks import check_id_collection, check_vector
 from storage.vector_index import Hit, VectorIndex
 
-# Ids to what is known of these images; unknown ids may be left out. In practice Catalog.images.get_many.
-MetadataLookup = Callable[[Sequence[str]], Mapping[str, ImageMetadata]]
-
-_FIRST_FETCH = 64  # hits; a search for 64 costs what one for 1 does, since every vector is compared anyway
+_FIRST_FETCH = 64  # hits of a stream that is read without saying how far
 
 
 class NearestNeighborSearch:
@@ -155,11 +155,32 @@ class NearestNeighborSearch:
         `only` the ids that SQL found. Raises InvalidVector, and InvalidQuery when options need attributes and
         there is no metadata lookup.
         """
-        if options.needs_attributes and self._metadata is None:
-            raise InvalidQuery("filter and group_by need attributes: use NearestNeighborSearch(metadata=...)")
-        stream = self.ranked(vector, only=only, exclude=exclude, first_fetch=_first_fetch(options))
-        page = rerank_page(stream, options, self._index.reconstruct_many, falling=True)
-        return self._answer(query_id or "vector", page, normalized=options.normalize)
+        question = self._question(vector, options, only, exclude)
+        return self.answer(question, query_id)[0]
+
+    def explain_page(
+        self,
+        vector: Any,
+        options: RerankOptions,
+        query_id: str | None = None,
+        *,
+        only: Collection[str] | None = None,
+        exclude: Collection[str] = (),
+    ) -> tuple[SearchResults, Explanation]:
+        """Return what `search_page` returns, and how it came about: each result's way through the steps."""
+        question = self._question(vector, options, only, exclude)
+        results, explanation = self.answer(replace(question, explain=True), query_id)
+        assert explanation is not None  # noqa: S101 - the question asks for it
+        return results, explanation
+
+    def answer(self, question: PageQuestion, query_id: str | None = None) -> tuple[SearchResults, Explanation | None]:
+        """Return the page of a question made elsewhere, and how it came about if the question asks that.
+
+        Raises InvalidVector, InvalidQuery.
+        """
+        (page,) = search_pages(self._index, [question], self._metadata)
+        normalized = question.options.normalize
+        return self._answer(query_id or "vector", page.results, normalized=normalized), page.explanation
 
     def ranked(
         self,
@@ -174,15 +195,10 @@ class NearestNeighborSearch:
         Each time it asks for twice as many, so that reading n results takes about log2(n / first_fetch)
         searches. An image is never yielded twice, even when the index changes meanwhile.
         """
-        fetch, seen = _check_k(first_fetch), set[str]()
-        while True:
-            hits = self._index.search(vector, fetch, only=only, exclude=exclude)
-            fresh = [hit for hit in hits if hit.image_id not in seen]
-            seen.update(hit.image_id for hit in fresh)
-            yield from self._results(fresh, first_rank=len(seen) - len(fresh) + 1)
-            if len(hits) < fetch:
-                return
-            fetch *= 2
+        fetch = _check_k(first_fetch)
+        question = self._question(vector, RerankOptions(), only, exclude)
+        first = self._index.search(question.vector, fetch, only=only, exclude=exclude)
+        yield from results_of(hit_blocks(self._index, question, first, fetch), self._metadata)
 
     def image_vector(self, image: ImageInput) -> Vectors:
         """Embed a picture as a query: (dimension,) float32, unit length.
@@ -206,23 +222,18 @@ class NearestNeighborSearch:
         _check_same_model(self._index, self._embedding_service)
         return self._embedding_service
 
-    def _results(self, hits: Sequence[Hit], first_rank: int = 1) -> list[SearchResult]:
+    def _results(self, hits: Sequence[Hit]) -> list[SearchResult]:
         known = self._metadata([hit.image_id for hit in hits]) if self._metadata is not None and hits else {}
-        return [_result(rank, hit, known.get(hit.image_id)) for rank, hit in enumerate(hits, start=first_rank)]
+        return [result_of(hit, rank, known.get(hit.image_id)) for rank, hit in enumerate(hits, start=1)]
+
+    def _question(
+        self, vector: Any, options: RerankOptions, only: Collection[str] | None, exclude: Collection[str]
+    ) -> PageQuestion:
+        query = check_vector(vector, self._index.dimension, "the query")[0]
+        return PageQuestion(query, options, only=only, exclude=frozenset(check_id_collection(exclude, "exclude")))
 
     def _answer(self, query_id: str, results: list[SearchResult], *, normalized: bool = False) -> SearchResults:
         return SearchResults(query_id=query_id, results=results, normalized=normalized, model=self._index.model)
-
-
-def _result(rank: int, hit: Hit, known: ImageMetadata | None) -> SearchResult:
-    return SearchResult(
-        rank=rank,
-        image_id=hit.image_id,
-        score=-hit.distance,
-        distance=hit.distance,
-        source_uri=known.source_uri if known else "",
-        attributes=known.attributes if known else {},
-    )
 
 
 def _check_same_model(index: VectorIndex, service: EmbeddingService) -> None:
@@ -244,11 +255,3 @@ def _check_k(k: int) -> int:
 
 def _image_name(image: ImageInput) -> str:
     return str(image) if isinstance(image, str | Path) else "image"
-
-
-def _first_fetch(options: RerankOptions) -> int:
-    """How many hits a page will probably need: its end, in whole windows, and more where results drop."""
-    wanted = options.offset + options.top_k
-    if options.diversity:
-        wanted = -(-wanted // options.diversity_window) * options.diversity_window
-    return max(_FIRST_FETCH, 2 * wanted if options.drops_results else wanted)

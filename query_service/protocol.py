@@ -12,9 +12,23 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from pipeline.errors import InvalidQuery
+from pipeline.rerank.explanation import Explanation, StepTrace
 from pipeline.rerank.options import RerankOptions
 from pipeline.results import SearchResults
 from storage.records import MAX_IMAGE_ID_CHARACTERS, ModelIdentity
+
+__all__ = [
+    "VERSION",
+    "ErrorReply",
+    "Explanation",
+    "Priority",
+    "Provenance",
+    "QueryPart",
+    "SearchAnswer",
+    "SearchReply",
+    "SearchRequest",
+    "StepTrace",
+]
 
 VERSION = 1
 MAX_PARTS = 16  # of one mixed query
@@ -119,24 +133,6 @@ class Provenance(_Message):
     images: int  # in the index that was asked
     batch_size: int = 1
     stage_seconds: dict[str, float] = Field(default_factory=dict)
-
-
-class StepTrace(_Message):
-    """What one rerank step did to one result: score and rank (from 1; None: not ranked there) before and after."""
-
-    step: str
-    score_before: float
-    score_after: float
-    rank_before: int | None = None
-    rank_after: int | None = None
-
-
-class Explanation(_Message):
-    """How a page came about: steps in order with what they read and dropped, and each result's way through them."""
-
-    steps: list[str] = Field(default_factory=list)
-    dropped: dict[str, int] = Field(default_factory=dict)  # by step: results read there and left out
-    results: dict[str, list[StepTrace]] = Field(default_factory=dict)  # by image id, for the page's results
 
 
 class SearchAnswer(SearchResults):

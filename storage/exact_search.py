@@ -7,7 +7,7 @@ lock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -63,32 +63,62 @@ Knn = Callable[[Vectors, Vectors, int], tuple[Vectors, Positions]]
 """The m nearest of (r, d) rows for (n, d) queries: (n, m) float32 distances and places among the rows."""
 
 
-def exact_search(space: SearchSpace, queries: Vectors, k: int, fetch: Fetch) -> list[list[Hit]]:
-    """Return for each of the (n, d) queries its k nearest hits, or all, by distance and then image id."""
-    return _search(space, queries, k, fetch, k + len(space.dropped) + MARGIN)
+def exact_search(space: SearchSpace, queries: Vectors, counts: Positions, fetch: Fetch) -> list[list[Hit]]:
+    """Return for each of the (n, d) queries its counts[n] nearest hits, or all, by distance and then image id."""
+    return _search(space, queries, counts, fetch, counts + (len(space.dropped) + MARGIN))
 
 
-def _search(space: SearchSpace, queries: Vectors, k: int, fetch: Fetch, wanted: int) -> list[list[Hit]]:
-    if wanted >= space.size:
-        return [_hits(space, query, k, space.candidates) for query in queries]
-    block = max(1, MAX_FETCHED // wanted)
-    answers: list[list[Hit]] = []
-    for start in range(0, len(queries), block):
-        answers += _search_block(space, queries[start : start + block], k, fetch, wanted)
-    return answers
+def _search(
+    space: SearchSpace, queries: Vectors, counts: Positions, fetch: Fetch, wanted: Positions
+) -> list[list[Hit]]:
+    """Answer queries that need (n,) `wanted` candidates; who needs all there are needs no engine."""
+    if (wanted >= space.size).all():
+        pairs = zip(queries, counts.tolist(), strict=True)
+        return [_hits(space, query[np.newaxis], [count], [space.candidates])[0] for query, count in pairs]
+    answers: dict[int, list[Hit]] = {}
+    for rows in _blocks(space, wanted):
+        search = _search if (wanted[rows] >= space.size).any() else _search_block
+        found = search(space, queries[rows], counts[rows], fetch, wanted[rows])
+        answers.update(zip(rows.tolist(), found, strict=True))
+    return [answers[row] for row in range(len(queries))]
 
 
-def _search_block(space: SearchSpace, queries: Vectors, k: int, fetch: Fetch, wanted: int) -> list[list[Hit]]:
-    distances, positions = fetch(space, queries, wanted)
+def _blocks(space: SearchSpace, wanted: Positions) -> Iterator[Positions]:
+    """Yield rows of queries to be fetched together, within the bound on memory; those that want all come last."""
+    some = np.flatnonzero(wanted < space.size)
+    block = max(1, MAX_FETCHED // int(wanted[some].max()))
+    for start in range(0, len(some), block):
+        yield some[start : start + block]
+    everything = np.flatnonzero(wanted >= space.size)
+    if len(everything):
+        yield everything
+
+
+def _search_block(
+    space: SearchSpace, queries: Vectors, counts: Positions, fetch: Fetch, wanted: Positions
+) -> list[list[Hit]]:
+    distances, positions = fetch(space, queries, int(wanted.max()))
+    found, reach = _cut(distances, positions, wanted)
     # what was not fetched is at least this far away; hits nearer than that can miss nothing
-    reach = distances.max(axis=1).astype(np.float64) - float32_slack(queries.shape[1])
-    answers = [_hits(space, query, k, found) for query, found in zip(queries, positions, strict=True)]
+    reach = reach - float32_slack(queries.shape[1])
+    answers = _hits(space, queries, counts.tolist(), found)
     unsure = [row for row, hits in enumerate(answers) if hits[-1].distance >= reach[row]]
     if unsure:
-        again = _search(space, queries[unsure], k, fetch, wanted * GROWTH)
+        again = _search(space, queries[unsure], counts[unsure], fetch, wanted[unsure] * GROWTH)
         for row, hits in zip(unsure, again, strict=True):
             answers[row] = hits
     return answers
+
+
+def _cut(distances: Vectors, positions: Positions, wanted: Positions) -> tuple[list[Positions], Distances]:
+    """Keep of each row the `wanted` nearest candidates, and tell how far the farthest of them is."""
+    if (wanted == distances.shape[1]).all():
+        return list(positions), distances.max(axis=1).astype(np.float64)
+    order = np.argsort(distances, axis=1)
+    ends = order[np.arange(len(order)), wanted - 1]
+    reach = distances[np.arange(len(order)), ends].astype(np.float64)
+    kept = [row[near[:count]] for row, near, count in zip(positions, order, wanted.tolist(), strict=True)]
+    return kept, reach
 
 
 def fetch_gathered(space: SearchSpace, queries: Vectors, wanted: int, knn: Knn) -> tuple[Vectors, Positions]:
@@ -108,10 +138,18 @@ def fetch_gathered(space: SearchSpace, queries: Vectors, wanted: int, knn: Knn) 
     return distances, positions
 
 
-def _hits(space: SearchSpace, query: Vectors, k: int, positions: Positions) -> list[Hit]:
+def _hits(space: SearchSpace, queries: Vectors, counts: Sequence[int], found: Sequence[Positions]) -> list[list[Hit]]:
+    """The nearest hits of each query among its own candidates."""
     if len(space.dropped):
-        positions = positions[~np.isin(positions, space.dropped)]
-    return nearest_hits(positions, squared_distances(space.rows, positions, query), k, space.image_ids)
+        found = [positions[~np.isin(positions, space.dropped)] for positions in found]
+    lengths = [len(positions) for positions in found]
+    owners = np.repeat(np.arange(len(found)), lengths)
+    distances = squared_distances(space.rows, np.concatenate(found), queries, owners)
+    ends = np.cumsum(lengths).tolist()
+    return [
+        nearest_hits(positions, distances[end - len(positions) : end], count, space.image_ids)
+        for positions, end, count in zip(found, ends, counts, strict=True)
+    ]
 
 
 def nearest_hits(positions: Positions, distances: Distances, k: int, image_ids: Sequence[str]) -> list[Hit]:
@@ -133,18 +171,18 @@ def float32_slack(dimension: int) -> float:
     return 5.0 * (dimension + 8) * 2.0**-24
 
 
-def squared_distances(rows: Vectors, positions: Positions, query: Vectors) -> Distances:
-    """Squared L2 from the (d,) query to rows[positions], (m,) float64; the same to the bit for equal vectors.
+def squared_distances(rows: Vectors, positions: Positions, queries: Vectors, owners: Positions) -> Distances:
+    """Squared L2 from queries[owners] to rows[positions], (m,) float64; the same to the bit for equal vectors.
 
     Adds by halves with element-wise operations only, so that the dimension alone fixes the order of additions
     (numpy's own sums may split a row differently according to where it lies).
     """
     distances = np.empty(len(positions), dtype=np.float64)
-    exact_query = query.astype(np.float64)
     for start in range(0, len(positions), BLOCK_ROWS):
-        squares = np.subtract(rows[positions[start : start + BLOCK_ROWS]], exact_query, dtype=np.float64)
+        block = slice(start, start + BLOCK_ROWS)
+        squares = np.subtract(rows[positions[block]], queries[owners[block]], dtype=np.float64)
         np.multiply(squares, squares, out=squares)
-        distances[start : start + BLOCK_ROWS] = _sum_by_halves(squares)
+        distances[block] = _sum_by_halves(squares)
     return distances
 
 

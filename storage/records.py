@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +16,7 @@ Attributes = dict[str, AttributeValue]
 
 MAX_IMAGE_ID_CHARACTERS = 1024  # S3 allows that many bytes
 MAX_IMAGE_ID_BYTES = 2048  # as UTF-8; with an attribute's name of 512 it still fits PostgreSQL's index entry of 2,704
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 _MAX_FAILURE_ID_BYTES = 2400  # more than an image id may have, so that a shortened id is never taken for an image's
 
 
@@ -26,7 +28,7 @@ def image_id_problem(image_id: str) -> str | None:
         return f"an image id has at most {MAX_IMAGE_ID_CHARACTERS} characters, this one has {len(image_id)}"
     if len(image_id.encode("utf-8", "surrogatepass")) > MAX_IMAGE_ID_BYTES:
         return f"an image id has at most {MAX_IMAGE_ID_BYTES} bytes as UTF-8, this one has more"
-    if any(ord(character) < 32 or ord(character) == 127 for character in image_id):
+    if _CONTROL_CHARACTER.search(image_id):
         return "an image id holds no control characters"
     return None
 

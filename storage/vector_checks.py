@@ -18,6 +18,7 @@ from storage.errors import DuplicateImageId, InvalidVector, VectorIndexError
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 Positions = np.ndarray[Any, np.dtype[np.int64]]  # row numbers inside the index
 
+_MOST_HITS = 2**40  # more than any index holds, and a few times as many still fit into int64
 UNIT_TOLERANCE = 1e-3  # how far a length may be from 1: half-precision models round to about 5e-4
 
 
@@ -29,6 +30,19 @@ def check_dimension(dimension: int) -> int:
 def check_k(k: int) -> int:
     """Return k, the number of hits wanted. Raises VectorIndexError unless it is a whole number above 0."""
     return _check_count(k, "k, the number of hits wanted,")
+
+
+def check_ks(ks: int | list[int], queries: int) -> Positions:
+    """Return how many hits each of so many queries wants, (queries,) int64, from one k for all or one for each.
+
+    Raises VectorIndexError as `check_k` does, and when there are not as many as queries.
+    """
+    if not isinstance(ks, list):
+        return np.full(queries, min(check_k(ks), _MOST_HITS), dtype=np.int64)
+    if len(ks) != queries:
+        message = f"{queries} query vectors but {len(ks)} values of k: they must be as many"
+        raise VectorIndexError(message)
+    return np.array([min(check_k(k), _MOST_HITS) for k in ks], dtype=np.int64)
 
 
 def _check_count(value: int, name: str) -> int:

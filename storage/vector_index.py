@@ -27,7 +27,7 @@ from storage.vector_checks import (
     check_dimension,
     check_id_collection,
     check_ids,
-    check_k,
+    check_ks,
     check_vector,
     check_vectors,
 )
@@ -150,16 +150,21 @@ class VectorIndex:
         ignored in both. Raises InvalidVector, and VectorIndexError for k below 1.
         """
         query = check_vector(vector, self._dimension, "the query")
-        count = check_k(k)
+        counts = check_ks(k, 1)
         with self._lock:
-            return exact_search(self._space(only, exclude), query, count, self._fetch)[0]
+            return exact_search(self._space(only, exclude), query, counts, self._fetch)[0]
 
-    def search_many(self, vectors: Any, k: int = 10, *, only: Collection[str] | None = None) -> list[list[Hit]]:
-        """Answer (n, d) queries at once, each exactly as `search` would. Raises as `search` does."""
+    def search_many(
+        self, vectors: Any, k: int | list[int] = 10, *, only: Collection[str] | None = None
+    ) -> list[list[Hit]]:
+        """Answer (n, d) queries at once, each exactly as `search` would; one k for all, or one for each.
+
+        Raises as `search` does, and VectorIndexError when there are not as many k as queries.
+        """
         queries = check_vectors(vectors, self._dimension)
-        count = check_k(k)
+        counts = check_ks(k, len(queries))
         with self._lock:
-            return exact_search(self._space(only, ()), queries, count, self._fetch)
+            return exact_search(self._space(only, ()), queries, counts, self._fetch)
 
     def search_by_id(self, image_id: str, k: int = 10, *, exclude_query: bool = True) -> list[Hit]:
         """Return the k nearest images to a stored one, itself left out or not. Raises UnknownImageId."""

@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from pipeline.audit import AuditReport, audit_source
 from pipeline.decode import DecodeLimits
+from pipeline.embedders.base import Vectors
 from pipeline.embedders.checkpoint import canonical_name
 from pipeline.embedding_service import EmbeddingService, ImageInput
 from pipeline.errors import InvalidQuery
@@ -22,8 +23,10 @@ from pipeline.indexing.run import index_source
 from pipeline.indexing.selection import SourceSelection, source_at
 from pipeline.indexing.sidecar import read_sidecar
 from pipeline.indexing.source import Source
+from pipeline.pages import PageQuestion
 from pipeline.replica import IndexReplica
 from pipeline.rerank import RerankOptions
+from pipeline.rerank.explanation import Explanation
 from pipeline.results import SearchResults
 from pipeline.search import NearestNeighborSearch
 from storage.catalog import (
@@ -226,7 +229,7 @@ class ImageCollection:
     def _search_in(self, replica: IndexReplica) -> NearestNeighborSearch:
         return NearestNeighborSearch(
             replica.index,
-            metadata=lambda ids: self.catalog.images.get_many(self.record.id, ids),
+            metadata=lambda ids: self.catalog.images.shown(self.record.id, ids),
         )
 
     def _caught_up(self) -> IndexReplica:
@@ -244,21 +247,33 @@ class ImageCollection:
 
     def search(self, query: Query, options: RerankOptions | None = None) -> SearchResults:
         """Answer one query, reranked; pages are full while anything matches. See RerankOptions."""
-        chosen = options or RerankOptions()
+        return self._answer(query, options or RerankOptions(), explain=False)[0]
+
+    def explain(self, query: Query, options: RerankOptions | None = None) -> tuple[SearchResults, Explanation]:
+        """Answer as `search` does, and tell what each rerank step did to each result."""
+        results, explanation = self._answer(query, options or RerankOptions(), explain=True)
+        assert explanation is not None  # noqa: S101 - it was asked for
+        return results, explanation
+
+    def _answer(
+        self, query: Query, options: RerankOptions, *, explain: bool
+    ) -> tuple[SearchResults, Explanation | None]:
         replica = self._caught_up()  # its generation is the one that is asked, whatever is switched to meanwhile
-        service = self._search_in(replica)
-        exclude: Sequence[str] = ()
+        vector, query_id = self._query_vector(query, replica)
+        only = None if options.filter is None else self.catalog.images.matching_ids(self.record.id, options.filter)
+        exclude = frozenset() if query.image_id is None else frozenset((query.image_id,))
+        question = PageQuestion(vector, options, only=only, only_matches_filter=True, exclude=exclude, explain=explain)
+        return self._search_in(replica).answer(question, query_id)
+
+    def _query_vector(self, query: Query, replica: IndexReplica) -> tuple[Vectors, str]:
+        """The query as (dimension,) float32 of unit length, and its name."""
         if query.image_id is not None:
-            vector = service.index.reconstruct(query.image_id)
-            exclude, query_id = [query.image_id], query.image_id
-        elif query.text is not None:
-            vector, query_id = self._service_for(replica.generation).embed_text(query.text), query.text
-        else:
-            assert query.image is not None  # noqa: S101 - Query checks it
-            vector = self._service_for(replica.generation).embed_image(query.image)
-            query_id = str(query.image) if isinstance(query.image, (str, Path)) else "image"
-        only = None if chosen.filter is None else self.catalog.images.matching_ids(self.record.id, chosen.filter)
-        return service.search_page(vector, chosen, query_id=query_id, only=only, exclude=exclude)
+            return replica.index.reconstruct(query.image_id), query.image_id
+        if query.text is not None:
+            return self._service_for(replica.generation).embed_text(query.text), query.text
+        assert query.image is not None  # noqa: S101 - Query checks it
+        name = str(query.image) if isinstance(query.image, (str, Path)) else "image"
+        return self._service_for(replica.generation).embed_image(query.image), name
 
     def evaluate(
         self,

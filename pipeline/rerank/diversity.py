@@ -13,6 +13,7 @@ of a page.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -39,26 +40,31 @@ def diversify(stream: Stream, vectors_of: VectorLookup, diversity: float, window
     while block := list(islice(stream, window)):
         vectors = vectors_of([result.image_id for result in block]).astype(np.float64)
         relevance = np.array([similarity(result.distance) for result in block])
-        order = mmr_order(relevance, vectors, diversity, earlier)
+        order: list[int] = []
+        for row in mmr_picks(relevance, vectors, diversity, earlier):
+            order.append(row)
+            yield block[row]
         earlier = vectors[order[-_CARRIED_PICKS:]]
-        yield from (block[row] for row in order)
 
 
 def mmr_order(relevance: Array, vectors: Array, diversity: float, earlier: Array | None = None) -> list[int]:
-    """Return the rows in the order in which MMR picks them.
+    """Return all rows in the order in which MMR picks them, see `mmr_picks`."""
+    return list(mmr_picks(relevance, vectors, diversity, earlier))
+
+
+def mmr_picks(relevance: Array, vectors: Array, diversity: float, earlier: Array | None = None) -> Iterator[int]:
+    """Yield the rows in the order in which MMR picks them; a page that is full costs no further picks.
 
     relevance (n,) is the cosine with the query, best first; vectors (n, d) and earlier (m, d) are of unit
     length. Nothing picked and nothing earlier means no penalty. Ties go to the lower row.
     """
-    cosines = vectors @ vectors.T
     redundancy = None if earlier is None or not len(earlier) else (vectors @ earlier.T).max(axis=1)
     open_rows = np.ones(len(relevance), dtype=bool)
-    order: list[int] = []
     for _ in range(len(relevance)):
         penalty = 0.0 if redundancy is None else redundancy
         gains = np.round((1.0 - diversity) * relevance - diversity * penalty, _DECIMALS)
         pick = int(np.argmax(np.where(open_rows, gains, -np.inf)))
-        order.append(pick)
+        yield pick
         open_rows[pick] = False
-        redundancy = cosines[pick] if redundancy is None else np.maximum(redundancy, cosines[pick])
-    return order
+        cosines = vectors @ vectors[pick]
+        redundancy = cosines if redundancy is None else np.maximum(redundancy, cosines)

@@ -26,6 +26,7 @@ from storage.catalog.records import (
     JobState,
     KnownContent,
     KnownImage,
+    ShownImage,
     SnapshotRecord,
 )
 from storage.catalog.snapshots import PublishedFile
@@ -53,6 +54,7 @@ __all__ = [
     "Lease",
     "LeasedBatch",
     "PublishedFile",
+    "ShownImage",
     "SnapshotRecord",
     "SweepReport",
     "UnsentBatch",

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, select, update
 from storage.catalog import tables
 from storage.catalog.clock import now
 from storage.catalog.engine import Database
-from storage.catalog.records import Generation, GenerationState
+from storage.catalog.records import CollectionRecord, Generation, GenerationState
 from storage.catalog.statements import insert_new
 from storage.errors import GenerationClosed, ModelMismatch, UnknownCollection
 from storage.records import ModelIdentity
@@ -29,6 +29,20 @@ class Generations:
         """The generation that searches use; None while the collection has no vectors and no model."""
         with self._database.read() as connection:
             return active_generation(connection, collection_id)
+
+    def all_active(self) -> list[tuple[CollectionRecord, Generation]]:
+        """Every collection that can be searched, with its active generation as it is now; two small statements."""
+        active = select(_COLLECTIONS.active_generation_id)
+        with self._database.read() as connection:
+            collections = connection.execute(select(tables.collections)).mappings().all()
+            rows = connection.execute(select(tables.generations).where(_GENERATIONS.id.in_(active)))
+            generations = {row.id: _generation(row) for row in rows}
+        # a collection that switched between the two statements is seen the next time
+        return [
+            (CollectionRecord(**row), generations[row["active_generation_id"]])
+            for row in collections
+            if row["active_generation_id"] in generations
+        ]
 
     def ensure_active(self, collection_id: int, identity: ModelIdentity) -> Generation:
         """Return the active generation of this model; the first model that comes becomes the collection's.

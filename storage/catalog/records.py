@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from storage.records import ImageMetadata, ModelIdentity
+from storage.records import Attributes, ImageMetadata, ModelIdentity
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -73,6 +73,13 @@ class IndexBatch:
     failures: Sequence[ImageFailure] = ()
     removed: Sequence[str] = ()
     vectors_only: bool = False
+
+
+class ShownImage(NamedTuple):
+    """What a search shows of an image; many are read for each page, so it is light."""
+
+    source_uri: str
+    attributes: Attributes
 
 
 @dataclass(frozen=True)

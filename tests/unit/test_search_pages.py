@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.pages import PageQuestion, search_pages
 from pipeline.rerank import RerankOptions
 from pipeline.results import SearchResult
 from pipeline.search import NearestNeighborSearch
@@ -72,9 +73,10 @@ options = st.builds(
 )
 
 
-def reference(data: Collection, asked: RerankOptions) -> list[SearchResult]:
+def reference(data: Collection, asked: RerankOptions, exclude: frozenset[str] = frozenset()) -> list[SearchResult]:
     """All results in order, written to be read and not to be fast."""
-    everything = data.service().search_by_vector(data.query, k=len(data.vectors)).results
+    found = data.service().search_by_vector(data.query, k=len(data.vectors), exclude=exclude).results
+    everything = [r.model_copy(update={"attributes": data.attributes[r.image_id]}) for r in found]
     chosen: list[SearchResult] = []
     groups: dict[str, int] = {}
     kept_vectors: list[np.ndarray[Any, Any]] = []
@@ -173,26 +175,156 @@ def test_a_page_is_full_when_nearly_everything_is_dropped(hundreds: Collection) 
     assert len(page) == 10
 
 
-def test_metadata_is_looked_up_only_for_what_was_read(hundreds: Collection) -> None:
-    asked: list[str] = []
+class WatchedLookup:
+    """The collection's lookup, which remembers each call."""
 
-    def lookup(image_ids: Sequence[str]) -> Mapping[str, ImageMetadata]:
-        asked.extend(image_ids)
-        return hundreds.lookup(image_ids)
+    def __init__(self, data: Collection) -> None:
+        self.data = data
+        self.calls: list[list[str]] = []
 
-    service = NearestNeighborSearch(hundreds.service().index, metadata=lookup)
-    service.search_page(hundreds.query, RerankOptions(top_k=10))
-    assert len(asked) == len(set(asked)) == 64
+    def __call__(self, image_ids: Sequence[str]) -> Mapping[str, ImageMetadata]:
+        self.calls.append(list(image_ids))
+        return self.data.lookup(image_ids)
+
+
+def test_metadata_is_looked_up_once_and_only_for_the_page(hundreds: Collection) -> None:
+    lookup = WatchedLookup(hundreds)
+    page = NearestNeighborSearch(hundreds.service().index, metadata=lookup).search_page(
+        hundreds.query, RerankOptions(top_k=10, near_duplicate_threshold=0.9, diversity=0.5)
+    )
+    assert lookup.calls == [page.image_ids]
+
+
+def test_metadata_is_looked_up_in_blocks_where_a_step_needs_it(hundreds: Collection) -> None:
+    lookup = WatchedLookup(hundreds)
+    page = NearestNeighborSearch(hundreds.service().index, metadata=lookup).search_page(
+        hundreds.query, RerankOptions(top_k=10, group_by="shop", group_size=100)
+    )
+    assert [len(call) for call in lookup.calls] == [32]
+    assert all(result.attributes == hundreds.attributes[result.image_id] for result in page.results)
 
 
 def test_min_score_ends_the_search_instead_of_reading_the_whole_collection(hundreds: Collection) -> None:
-    asked: list[str] = []
+    lookup = WatchedLookup(hundreds)
+    page = NearestNeighborSearch(hundreds.service().index, metadata=lookup).search_page(
+        hundreds.query, RerankOptions(top_k=100, min_score=0.9)
+    )
+    assert 0 < len(page) < 100
+    assert lookup.calls == [page.image_ids]
+
+
+def hit_pairs(data: Collection, query: np.ndarray[Any, Any], exclude: frozenset[str]) -> list[tuple[str, float]]:
+    """Ids and distances by numpy alone, by distance (equal vectors exactly equal) and then id."""
+    rows = {i: float(((vector.astype(float) - query.astype(float)) ** 2).sum()) for i, vector in data.vectors.items()}
+    return sorted(((i, d) for i, d in rows.items() if i not in exclude), key=lambda pair: (round(pair[1], 12), pair[0]))
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What one request of a batch asks; `place` chooses the query vector among those of the collection."""
+
+    place: int
+    options: RerankOptions
+    top_k: int
+    offset: int
+    excluded: int
+    by_filter: bool
+    explain: bool
+
+    def question(self, data: Collection, only: dict[str, set[str]]) -> PageQuestion:
+        names = sorted(data.vectors)
+        filter_ = self.options.filter
+        return PageQuestion(
+            vector=data.vectors[names[self.place % len(names)]],
+            options=self.options.replace(top_k=self.top_k, offset=self.offset),
+            only=only[filter_.model_dump_json()] if filter_ is not None and self.by_filter else None,
+            only_matches_filter=True,
+            exclude=frozenset(names[: self.excluded]),
+            explain=self.explain,
+        )
+
+
+asks = st.builds(
+    Ask,
+    place=st.integers(0, 1000),
+    options=options,
+    top_k=st.integers(1, 60),
+    offset=st.sampled_from([0, 0, 7, 150]),
+    excluded=st.sampled_from([0, 0, 1, 30]),
+    by_filter=st.booleans(),
+    explain=st.booleans(),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=collections, batch=st.lists(asks, min_size=1, max_size=12))
+def test_a_batch_of_pages_is_to_the_bit_what_each_page_is_alone(data: Collection, batch: list[Ask]) -> None:
+    """Whatever else is asked with it: other sizes, filters, offsets, excluded ids."""
+    service = data.service()
+    matching = {
+        part.model_dump_json(): {i for i, own in data.attributes.items() if part.matches(own)}
+        for part in {ask.options.filter for ask in batch}
+        if part is not None
+    }
+    questions = [ask.question(data, matching) for ask in batch]
+    for question, page in zip(questions, search_pages(service.index, questions, data.lookup), strict=True):
+        alone = service.search_page(question.vector, question.options, exclude=question.exclude)
+        assert page.results == alone.results
+        wanted = reference(replace(data, query=question.vector), question.options, question.exclude)
+        assert page.results == wanted[question.options.offset :][: question.options.top_k]
+        assert (page.explanation is not None) == question.explain
+        if page.explanation is not None:
+            assert list(page.explanation.results) == [result.image_id for result in page.results]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=collections, ks=st.lists(st.integers(1, 250), min_size=1, max_size=20))
+def test_a_batch_of_hits_agrees_with_numpy_alone(data: Collection, ks: list[int]) -> None:
+    """Each query of the batch with a k of its own."""
+    rng = np.random.default_rng(len(ks))
+    queries = rng.normal(size=(len(ks), DIMENSION))
+    rows = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
+    found = data.service().index.search_many(rows, ks)
+    for query, k, hits in zip(rows, ks, found, strict=True):
+        wanted = hit_pairs(data, query, frozenset())[:k]
+        assert [hit.image_id for hit in hits] == [image_id for image_id, _ in wanted]
+        assert [hit.distance for hit in hits] == pytest.approx([distance for _, distance in wanted], abs=1e-12)
+
+
+def test_a_batch_asks_the_index_once_and_the_catalog_once(
+    hundreds: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Different pages, sizes and excluded ids notwithstanding."""
+    index, lookup = hundreds.service().index, WatchedLookup(hundreds)
+    calls: list[list[int]] = []
+    search_many = index.search_many
+
+    def counted(vectors: Any, k: list[int], **keywords: Any) -> Any:
+        calls.append(k)
+        return search_many(vectors, k, **keywords)
+
+    monkeypatch.setattr(index, "search_many", counted)
+    monkeypatch.setattr(index, "search", None)  # nobody has to ask on
+    vectors = list(hundreds.vectors.values())
+    questions = [
+        PageQuestion(vectors[n], RerankOptions(top_k=5 + n, offset=n), exclude=frozenset(list(hundreds.vectors)[:n]))
+        for n in range(8)
+    ]
+    pages = search_pages(index, questions, lookup)
+    assert [len(page.results) for page in pages] == [5 + n for n in range(8)]
+    assert calls == [[5 + 3 * n for n in range(8)]]
+    assert len(lookup.calls) == 1
+
+
+def test_an_image_that_the_catalog_does_not_know_any_more_stays_without_attributes(hundreds: Collection) -> None:
+    """The index has not caught up with a removal yet: pages stay full and fit together."""
+    removed = set(list(hundreds.vectors)[::2])
 
     def lookup(image_ids: Sequence[str]) -> Mapping[str, ImageMetadata]:
-        asked.extend(image_ids)
-        return hundreds.lookup(image_ids)
+        return hundreds.lookup([image_id for image_id in image_ids if image_id not in removed])
 
     service = NearestNeighborSearch(hundreds.service().index, metadata=lookup)
-    page = service.search_page(hundreds.query, RerankOptions(top_k=100, min_score=0.9))
-    assert 0 < len(page) < 100
-    assert len(asked) == 100
+    pages = [service.search_page(hundreds.query, RerankOptions(top_k=100, offset=at)) for at in range(0, 500, 100)]
+    found = [result for page in pages for result in page.results]
+    assert {result.image_id for result in found} == set(hundreds.vectors)
+    assert all(result.attributes == {} for result in found if result.image_id in removed)
