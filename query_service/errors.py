@@ -5,6 +5,7 @@ QueryServiceError
 ├── ServiceBusy             busy                    (a retry can help)
 ├── DeadlineExceeded        deadline_exceeded       (a retry can help)
 ├── SearchCancelled         cancelled
+├── CollectionLoading       collection_loading      (a retry can help)
 ├── RemoteFailure           remote_failure
 └── AccessRefused           access_refused
 """
@@ -46,6 +47,13 @@ class SearchCancelled(QueryServiceError):
     """Raised by a client whose request was cancelled before it was answered."""
 
     reason = "cancelled"
+
+
+class CollectionLoading(QueryServiceError):
+    """Raised by a query worker that is still reading the collection into memory. Retry after some seconds."""
+
+    reason = "collection_loading"
+    retryable = True
 
 
 class RemoteFailure(QueryServiceError):

@@ -1,0 +1,238 @@
+"""Query workers as real processes with real Valkey: answers, freshness, switches, kills, wiping, draining."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from redis import Redis
+from search_entries import ask, reply, request, submit
+from servers import RoleProcess, StartRole, ValkeyServer, wait_for
+
+from query_service.request_queue import CANCEL_SCRIPT, STREAMS, cancel_arguments, reply_key
+from storage.catalog import Catalog, Generation, IndexBatch, IndexedImage, catalog_of
+from storage.records import ImageMetadata, ModelIdentity
+from storage.settings import Settings
+from workers.change_hints import announce_change
+from workers.servers import connect_url
+
+pytestmark = pytest.mark.slow  # real processes: `make test-slow`
+
+MODEL = ModelIdentity(
+    name="no-such-model", revision="r", weights_fingerprint="w", preprocessing_fingerprint="p", dimension=8
+)
+OTHER = MODEL.model_copy(update={"weights_fingerprint": "other"})
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis_url: str) -> Settings:
+    return Settings(data_dir=tmp_path / "data", model="baseline", redis_url=redis_url)
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[Redis]:
+    with connect_url(redis_url) as connected:
+        yield connected
+
+
+@pytest.fixture
+def catalog(settings: Settings) -> Iterator[Catalog]:
+    with catalog_of(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def generation(catalog: Catalog) -> Generation:
+    """The collection `default` with ten images."""
+    made = catalog.generations.ensure_active(catalog.collections.ensure("default").id, MODEL)
+    store(catalog, made, [f"{number:02}.jpg" for number in range(10)])
+    return made
+
+
+def vector(name: str) -> np.ndarray:
+    seed = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)
+    row = np.random.default_rng(seed).standard_normal(8).astype(np.float32)
+    return row / np.linalg.norm(row)
+
+
+def store(catalog: Catalog, generation: Generation, names: list[str], salt: str = "") -> int:
+    """Commit images whose vectors follow from name and salt."""
+    images = [
+        IndexedImage(
+            ImageMetadata(
+                image_id=name,
+                source_uri=f"file:///{name}",
+                sha256=hashlib.sha256(name.encode()).hexdigest(),
+                width=8,
+                height=8,
+                format="JPEG",
+                bytes=100,
+            ),
+            vector(name + salt),
+        )
+        for name in names
+    ]
+    return catalog.commit(generation.id, IndexBatch(upserts=images))
+
+
+def by_vector(name: str, **fields: Any) -> Any:
+    return request(parts=[{"vector": vector(name).tolist()}], **fields)
+
+
+def start(start_role: StartRole, settings: Settings) -> RoleProcess:
+    worker = start_role("query_service.worker", settings)
+    wait_for(lambda: worker.says("ready"), seconds=60, what="the query worker to be ready")
+    return worker
+
+
+def best(client: Redis, name: str, **fields: Any) -> str:
+    answer = ask(client, by_vector(name, **fields)).answer
+    assert answer is not None
+    return answer.results[0].image_id
+
+
+def test_a_worker_answers_refuses_and_drains(
+    start_role: StartRole, settings: Settings, client: Redis, catalog: Catalog, generation: Generation
+) -> None:
+    worker = start(start_role, settings)
+    found = ask(client, by_vector("03.jpg", options={"top_k": 3}))
+    assert found.answer is not None
+    expected = sorted(
+        (float(((vector(f"{n:02}.jpg") - vector("03.jpg")) ** 2).sum()), f"{n:02}.jpg") for n in range(10)
+    )
+    assert [one.image_id for one in found.answer.results] == [name for _, name in expected[:3]]
+    assert found.answer.results[0].source_uri == "file:///03.jpg"
+    provenance = found.answer.provenance
+    assert (provenance.generation_id, provenance.seq, provenance.images) == (generation.id, 10, 10)
+    assert set(provenance.stage_seconds) >= {"queued", "embed", "search", "total"}
+    # what cannot be answered gets the reason, and the worker lives on
+    reasons = {}
+    for name, one in {
+        "unknown_collection": by_vector("x", collection="none-such"),
+        "unknown_id": request(parts=[{"image_id": "none"}]),
+        "invalid_vector": request(parts=[{"vector": [1.0, 0.0]}]),
+        "model_unavailable": request(parts=[{"text": "a dog"}]),
+    }.items():
+        error = ask(client, one).error
+        assert error is not None
+        reasons[name] = error.reason
+    assert reasons["unknown_collection"] == "unknown_collection"
+    assert reasons["unknown_id"] == "unknown_id"
+    assert all(reasons.values())
+    for message in (b"", b"\x00", b"\x81\xa1v\x02", b"\xc1" * 100, b"\x81\xa1v\x01"):
+        forged = request()
+        client.xadd(STREAMS["normal"], {"id": forged.request_id, "m": message, "t": 5000})
+        error = reply(client, forged.request_id).error
+        assert error is not None
+        assert error.reason in {"malformed_message", "invalid_query"}
+    # its time is over; nobody waits
+    worker.send(signal.SIGSTOP)
+    late, gone, fine = (by_vector("03.jpg", timeout_seconds=seconds) for seconds in (0.1, 10.0, 10.0))
+    for one in (late, gone, fine):
+        submit(client, one)
+    client.eval(CANCEL_SCRIPT, *cancel_arguments(gone.request_id, 10.0))
+    time.sleep(0.15)
+    worker.send(signal.SIGCONT)
+    assert reply(client, fine.request_id).answer is not None
+    error = reply(client, late.request_id).error
+    assert error is not None
+    assert error.reason == "deadline_exceeded"
+    assert not client.exists(reply_key(gone.request_id))
+    # many at once are one batch
+    worker.send(signal.SIGSTOP)
+    many = [by_vector(f"{number % 10:02}.jpg") for number in range(20)]
+    for one in many:
+        submit(client, one)
+    worker.send(signal.SIGCONT)
+    answers = [reply(client, one.request_id).answer for one in many]
+    assert max(one.provenance.batch_size for one in answers if one) > 1
+    assert [one.results[0].image_id for one in answers if one] == [f"{n % 10:02}.jpg" for n in range(20)]
+    # SIGTERM answers what was taken and ends soon
+    started = time.monotonic()
+    assert worker.stop() == 0
+    assert time.monotonic() - started < 2
+
+
+def test_what_is_committed_is_found_within_a_second_and_what_is_removed_is_gone(
+    start_role: StartRole, settings: Settings, client: Redis, catalog: Catalog, generation: Generation
+) -> None:
+    start(start_role, settings)
+    waits: dict[bool, list[float]] = {True: [], False: []}
+    for number in range(12):
+        name, hinted = f"new-{number}", number % 2 == 0
+        last_seq = store(catalog, generation, [name])
+        committed = time.monotonic()
+        if hinted:
+            announce_change(client, generation.id, last_seq)
+        wait_for(lambda name=name: best(client, name) == name, seconds=5)
+        waits[hinted].append(time.monotonic() - committed)
+    print({hinted: [round(one, 3) for one in sorted(several)] for hinted, several in waits.items()})
+    assert max(waits[True] + waits[False]) < 1.0
+    catalog.images.delete(generation.collection_id, ["new-3"])
+    wait_for(lambda: best(client, "new-3") != "new-3", seconds=1)
+    # another collection appears without a restart
+    other = catalog.generations.ensure_active(catalog.collections.ensure("other").id, MODEL)
+    store(catalog, other, ["elsewhere"])
+    wait_for(lambda: ask(client, by_vector("x", collection="other")).answer is not None, seconds=5)
+    assert best(client, "x", collection="other") == "elsewhere"
+
+
+def test_a_switch_of_generations_is_followed_and_every_answer_is_of_one(
+    start_role: StartRole, settings: Settings, client: Redis, catalog: Catalog, generation: Generation
+) -> None:
+    start(start_role, settings)
+    successor = catalog.lifecycle.begin(generation.collection_id, OTHER)
+    store(catalog, successor, [f"{number:02}.jpg" for number in range(10)], salt="!")
+    expected = {generation.id: "", successor.id: "!"}
+    seen = []
+    catalog.lifecycle.activate(successor.id)
+    end = time.monotonic() + 10
+    while time.monotonic() < end and seen.count(successor.id) < 3:
+        answer = ask(client, by_vector("05.jpg", options={"top_k": 10})).answer
+        assert answer is not None
+        seen.append(answer.provenance.generation_id)
+        for one in answer.results:
+            distance = float(((vector(one.image_id + expected[seen[-1]]) - vector("05.jpg")) ** 2).sum())
+            assert one.distance == pytest.approx(distance, abs=1e-5)
+    assert seen.count(successor.id) == 3
+    assert seen == sorted(seen), "never back"
+
+
+def test_a_killed_workers_searches_are_taken_over_and_a_wiped_or_restarted_redis_is_outlived(
+    start_role: StartRole, settings: Settings, own_valkey: Any, catalog: Catalog, generation: Generation
+) -> None:
+    server: ValkeyServer = own_valkey()
+    with connect_url(server.url) as client:
+        ours = settings.model_copy(update={"redis_url": type(settings.redis_url)(server.url)})
+        ours.model_fields_set.add("redis_url")
+        first, second = start(start_role, ours), start(start_role, ours)
+        # held by a worker that died: taken from the stream, never answered
+        assert ask(client, by_vector("01.jpg")).answer is not None
+        left = by_vector("02.jpg")
+        second.send(signal.SIGSTOP)
+        time.sleep(0.4)  # its blocking read in the server is over: the search cannot go to it
+        first.send(signal.SIGSTOP)
+        submit(client, left)  # the first one, which still waits in the server, gets it
+        client.xreadgroup("query", "dead", {STREAMS["normal"]: ">"})  # unless it was stopped between two reads
+        [held] = client.xpending_range(STREAMS["normal"], "query", min="-", max="+", count=10)
+        first.stop(signal.SIGKILL)
+        second.send(signal.SIGCONT)
+        found = reply(client, left.request_id).answer
+        assert found is not None
+        assert found.results[0].image_id == "02.jpg"
+        assert found.provenance.worker.encode() != held["consumer"], "it was taken over"
+        client.flushall()
+        wait_for(lambda: client.exists(STREAMS["normal"]), seconds=3)
+        assert best(client, "03.jpg") == "03.jpg"
+        server.kill()
+        time.sleep(1)
+        server.start()
+        assert best(client, "04.jpg") == "04.jpg"
+        assert second.text().count("waiting for Redis") == 1
+        assert second.stop() == 0
