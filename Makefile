@@ -23,10 +23,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --quiet --constraint constraints.txt --group dev --editable '.[demo]'
 	@touch $(READY)
 
-demo: $(READY)  ## Index and search real photos; PHOTOS=~/Pictures takes your own, MODEL=... another model
+demo: $(READY)  ## Index and search real photos, as a library and as a system of processes; PHOTOS=~/Pictures takes your own, MODEL=... another model
 	$(BIN)/visual-search demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(MODEL),--model "$(MODEL)")
 
-up: $(READY)  ## Run workers, aggregator, schedules and a bundled Valkey in this terminal; ARGS='--workers 2'
+up: $(READY)  ## Run the whole system in this terminal, web page included; ARGS='--workers 2'
 	exec $(BIN)/visual-search up $(ARGS)
 
 test: $(READY)  ## Run the tests with line coverage (at least 90 %)

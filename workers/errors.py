@@ -36,6 +36,12 @@ class BundledServerError(WorkerError):
     reason = "bundled_server"
 
 
+class PortTaken(WorkerError):
+    """Raised at start-up: the HTTP API cannot listen on its port, as a rule because another program does."""
+
+    reason = "port_taken"
+
+
 class WireError(WorkerError):
     """Raised when packing or reading a message: broken, too large, or of an unknown version. No retry helps."""
 

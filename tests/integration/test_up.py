@@ -1,11 +1,13 @@
 """`visual-search up` as a real process: work submitted from elsewhere, killed children, and what is left at the end."""
 
+import json
 import re
 import signal
 import socket
 import subprocess
 import sys
 
+import httpx
 import psutil
 import pytest
 from pictures import write_photos
@@ -16,12 +18,12 @@ from workers.bundled_valkey import find_valkey, stop_valkey
 
 pytestmark = pytest.mark.slow  # real processes that wait for each other: `make test-slow`
 
-ROLES = ("embed-worker", "aggregator", "beat")
+ROLES = ("embed-worker", "aggregator", "beat", "query-worker", "http")
 
 
 @pytest.fixture
 def settings(tmp_path, _valkey_program):
-    return Settings(data_dir=tmp_path / "home", model="baseline", sweep_seconds=1, lease_seconds=5)
+    return Settings(data_dir=tmp_path / "home", model="baseline", sweep_seconds=1, lease_seconds=5, http_port=0)
 
 
 @pytest.fixture
@@ -75,6 +77,24 @@ def _of_this_folder(settings):
         except psutil.Error:  # gone meanwhile, or not ours to look at
             continue
     return found
+
+
+def _address(up):
+    return re.search(r"web page at (http://\S+/),", up.text())[1]
+
+
+def test_searches_are_answered_by_rpc_and_over_http_and_the_page_is_served(up, settings, tmp_path):
+    write_photos(tmp_path / "photos", 12)
+    _index_and_audit(settings, tmp_path / "photos")
+    asked = _command(settings, "search", "--service", "--id", "odd/03.jpg", "-k", "3", "--json")
+    assert asked.returncode == 0, asked.stderr
+    by_rpc = [one["image_id"] for one in json.loads(asked.stdout)["results"]]
+    assert len(by_rpc) == 3
+    body = {"query": [{"image_id": "odd/03.jpg"}], "k": 3}
+    answer = httpx.post(f"{_address(up)}v1/search", json=body, timeout=30).json()
+    assert [one["image_id"] for one in answer["results"]] == by_rpc
+    assert "<title>" in httpx.get(_address(up)).text
+    assert httpx.get(f"{_address(up)}readyz").status_code == 200
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

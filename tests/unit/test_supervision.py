@@ -2,6 +2,7 @@
 
 import io
 import signal
+import socket
 import sys
 import time
 
@@ -10,7 +11,8 @@ import pytest
 
 from storage.settings import Settings
 from workers import one_machine, supervision
-from workers.one_machine import Shares, roles_of
+from workers.errors import PortTaken
+from workers.one_machine import Shares, page_address, roles_of, with_port
 from workers.supervision import Patience, Role, Supervisor
 
 SLEEPER = "import time; print('awake'); time.sleep(600)"
@@ -171,29 +173,50 @@ def test_the_signal_handlers_are_put_back():
 
 
 @pytest.mark.parametrize(
-    ("cores", "workers", "threads"), [(1, 1, 1), (2, 1, 1), (4, 1, 3), (8, 2, 3), (16, 3, 5), (4, 8, 1)]
+    ("cores", "workers", "threads"), [(1, 1, 1), (2, 1, 1), (4, 1, 3), (8, 2, 3), (16, 3, 4), (4, 8, 1)]
 )
 def test_the_compute_threads_of_all_roles_stay_below_the_cores(monkeypatch, cores, workers, threads):
     monkeypatch.setattr(one_machine, "usable_cores", lambda: cores)
-    assert Shares.of_the_cores(workers) == Shares(workers, threads)
-    assert Shares.of_the_cores(workers, 7) == Shares(workers, 7), "asked for is asked for"
+    shares = Shares.of_the_cores(workers)
+    assert (shares.workers, shares.threads) == (workers, threads)
+    assert shares.workers * shares.threads + shares.query_threads <= max(cores, workers + 1), "one each at least"
+    assert Shares.of_the_cores(workers, 7).threads == 7, "asked for is asked for"
     assert one_machine.usable_cores() >= 1
 
 
 def test_every_role_gets_the_settings_and_its_threads(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    roles = roles_of(Settings(data_dir="data", model="baseline"), Shares(2, 3), tmp_path / "my.toml")
-    assert [role.name for role in roles] == ["aggregator", "embed-worker.1", "embed-worker.2", "beat"]
-    assert [role.environment["OMP_NUM_THREADS"] for role in roles] == ["1", "3", "3", "1"]
+    roles = roles_of(Settings(data_dir="data", model="baseline"), Shares(2, 3, 4), tmp_path / "my.toml")
+    names = ["aggregator", "embed-worker.1", "embed-worker.2", "beat", "query-worker", "http"]
+    assert [role.name for role in roles] == names
+    assert [role.environment["OMP_NUM_THREADS"] for role in roles] == ["1", "3", "3", "1", "4", "1"]
     assert [role.command[1:] for role in roles][1:3] == [["-m", "workers.embed_worker"]] * 2
     for role in roles:
         assert role.environment["VISUAL_SEARCH_DATA_DIR"] == str(tmp_path / "data")
         assert role.environment["VISUAL_SEARCH_MODEL"] == "baseline"
+        assert role.environment["VISUAL_SEARCH_HTTP_PORT"] == "8600"
         assert role.environment["VISUAL_SEARCH_CONFIG"] == str(tmp_path / "my.toml")
     assert [role.name for role in roles_of(Settings(data_dir="data"), Shares(1, 1))][1] == "embed-worker"
 
 
-@pytest.mark.parametrize(("first", "ports"), [(9100, ["9100", "9101", "9102"]), (None, [None] * 3), (0, [None] * 3)])
+@pytest.mark.parametrize(
+    ("first", "ports"), [(9100, ["9100", "9101", "9102", "9103", "9104"]), (None, [None] * 5), (0, [None] * 5)]
+)
 def test_metrics_ports_are_counted_up_from_the_first_one(tmp_path, first, ports):
     roles = roles_of(Settings(data_dir=tmp_path, metrics_port=first), Shares(1, 1))
     assert [role.environment.get("VISUAL_SEARCH_METRICS_PORT") for role in roles] == ports
+
+
+def test_the_page_has_an_address_that_a_browser_can_open():
+    assert page_address(Settings(http_port=8600)) == "http://127.0.0.1:8600/"
+    assert page_address(Settings(http_host="0.0.0.0", http_port=80)) == "http://127.0.0.1:80/"  # noqa: S104
+    assert page_address(Settings(http_host="::1", http_port=80)) == "http://[::1]:80/"
+
+
+def test_a_port_that_another_program_has_is_told_and_a_free_one_is_taken():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        with pytest.raises(PortTaken, match=f"port {taken}.*--port"):
+            with_port(Settings(http_port=taken))
+    assert with_port(Settings(http_port=taken)).http_port == taken
+    assert with_port(Settings(http_port=0)).http_port > 0

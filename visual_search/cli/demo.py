@@ -29,6 +29,10 @@ def command(
         str | None,
         typer.Option("--model", "-m", help="By default CLIP, or `baseline` with a notice when CLIP cannot be had."),
     ] = None,
+    system: Annotated[
+        bool, typer.Option("--system/--no-system", help="Do it again with queue, workers and HTTP as processes.")
+    ] = True,
 ) -> None:
-    """Index real photos, search them, measure the results and write a page with pictures."""
-    run_demo(DemoPlan(output.expanduser(), photos.expanduser() if photos else None, model), load_settings())
+    """Index real photos, search them, measure the results; then the same by the whole system of processes."""
+    chosen = photos.expanduser() if photos else None
+    run_demo(DemoPlan(output.expanduser(), chosen, model, system=system), load_settings())

@@ -16,6 +16,7 @@ from visual_search.cli.output import console, print_table
 from visual_search.cli.progress import counter, indexing_progress
 from visual_search.collection import ImageCollection, Query
 from visual_search.demo.photos import write_sample_photos
+from visual_search.demo.system import DemoFailed, running_system
 from visual_search.page import section_of, write_page
 
 _SAMPLE_IDS = ("animals/cat.png", "sky/rocket.jpg", "people/astronaut.png")
@@ -31,6 +32,7 @@ class DemoPlan:
     output: Path
     photos: Path | None
     model: str | None
+    system: bool = True  # also as a system of processes
 
 
 def run_demo(plan: DemoPlan, settings: Settings) -> Path:
@@ -53,8 +55,32 @@ def run_demo(plan: DemoPlan, settings: Settings) -> Path:
         page = plan.output / "results.html"
         sections = [section_of(query, results, collection) for query, results in answers]
         write_page(page, "Visual Search demo", sections, collection.reader(), notice)
-    console().print(f"\n[bold]Pictures:[/] open {page.resolve()}", soft_wrap=True)
+        model = collection.settings.model
+        console().print(f"\n[bold]Pictures:[/] open {page.resolve()}", soft_wrap=True)
+    if plan.system:
+        _show_system(model, photos, answers, plan.output)
     return page
+
+
+def _show_system(model: str, photos: Path, answers: Sequence[tuple[Query, SearchResults]], output: Path) -> None:
+    """The same photos and questions again, through every process of the distributed system."""
+    console().print("\n[bold]The same as a system of processes[/] (queue, workers, aggregator, query worker, HTTP) …")
+    expected = {query.image_id: results.image_ids for query, results in answers if query.image_id is not None}
+    ids = list(expected)
+    with running_system(model, output / "system") as system:
+        system.index(photos, ids[0])
+        by_rpc = dict(zip(ids, system.search_by_rpc(ids, _RESULTS_PER_QUERY), strict=True))
+        by_http = {image_id: system.search_by_http(image_id, _RESULTS_PER_QUERY) for image_id in ids}
+        rows = [(one, f"{by_rpc[one].milliseconds:.1f} ms", f"{by_http[one].milliseconds:.1f} ms") for one in ids]
+        print_table(["most like", "by RPC", "over HTTP"], rows)
+        picture = output / "page.png"
+        drawn = system.screenshot(ids[0], picture)
+    for found in (by_rpc, by_http):
+        if {one: answer.image_ids for one, answer in found.items()} != expected:
+            raise DemoFailed(f"the system answers {found}, the library answered {expected}")
+    console().print("Both answer exactly as the library did above.")
+    where = f"its page is drawn in {picture.resolve()}" if drawn else "no browser here to draw its page"
+    console().print(f"[bold]Keep it running[/] with `make up` or `visual-search up`; {where}", soft_wrap=True)
 
 
 def _make_output_fresh(output: Path) -> None:
@@ -62,7 +88,7 @@ def _make_output_fresh(output: Path) -> None:
     marker = output / _MARKER
     if output.exists() and not marker.is_file() and (not output.is_dir() or any(output.iterdir())):
         raise InvalidQuery(f"{output} is not empty and no earlier demo made it: give --output a new folder")
-    for made in (output / "data", output / "photos"):
+    for made in (output / "data", output / "photos", output / "system"):
         if made.exists():
             shutil.rmtree(made)
     try:
