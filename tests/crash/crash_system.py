@@ -20,6 +20,7 @@ ROLES = ("worker-1", "worker-2", "aggregator", "beat")
 MODULES = {"worker": "workers.embed_worker", "aggregator": "workers.aggregator", "beat": "workers.beat"}
 POISON = "kills whoever decodes it"
 _RESTART_SECONDS = 0.3
+_DECODE_SECONDS = 0.5  # a picture; eight at once, so that a job lasts some seconds and faults hit it while it runs
 _RUNNER = Path(__file__).with_name("role_with_failpoint.py")
 
 
@@ -37,6 +38,11 @@ class CrashSystem:
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _watcher: threading.Thread | None = None
 
+    @property
+    def fired(self) -> Path:
+        """A line for each failpoint that a process died at."""
+        return self.folder / "fired.txt"
+
     def start_all(self, failpoints: dict[str, list[str]]) -> None:
         """Start every role, some of them with a failpoint, and the watcher that restarts them."""
         for name in ROLES:
@@ -47,7 +53,8 @@ class CrashSystem:
     def start(self, name: str, failpoint: list[str] | None = None) -> None:
         """Start one process of a role under a name of its own."""
         module = MODULES[name.split("-", 1)[0]]
-        command = [sys.executable, str(_RUNNER), module, "--poison", POISON, *(failpoint or [])]
+        command = [sys.executable, str(_RUNNER), module, "--poison", POISON, "--decode-seconds", str(_DECODE_SECONDS)]
+        command += ["--fired", str(self.fired), *(failpoint or [])]
         with self._lock, (self.folder / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
                 command,

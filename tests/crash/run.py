@@ -45,6 +45,8 @@ from storage.snapshots import snapshots_of
 from workers.job_client import JobClient
 
 _FINISH_SECONDS = 240
+_START_SECONDS = 20
+_WHILE_WORKING = 0.75  # of the runs
 _RUNNER = Path(__file__).with_name("role_with_failpoint.py")
 
 
@@ -54,6 +56,7 @@ class Totals:
 
     faults: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
+    hit_a_running_job: int = 0
     deaths: int = 0
     submitted: int = 0
     indexed: int = 0
@@ -101,7 +104,7 @@ def run_once(seed: int, number: int, folder: Path, postgres: PostgresServer | No
         parts.callback(system.stop)
         scene = Scene(system, catalog, chance, disk)
         try:
-            system.start_all(_failpoints(chance, totals, workers=not poison))
+            system.start_all(_failpoints(chance, workers=not poison))
             job_id = submit(settings, folder / "photos", chance, totals)
             disturb(scene, job_id, totals, poison=poison)
             wait_until_over(scene, job_id)
@@ -112,16 +115,16 @@ def run_once(seed: int, number: int, folder: Path, postgres: PostgresServer | No
         if not verdict.clean:
             print(system.tails())
         totals.deaths += system.deaths
+        if system.fired.exists():
+            totals.faults.update(system.fired.read_text().splitlines())
     return verdict
 
 
-def _failpoints(chance: random.Random, totals: Totals, *, workers: bool) -> dict[str, list[str]]:
+def _failpoints(chance: random.Random, *, workers: bool) -> dict[str, list[str]]:
     """One or two roles that are to die at a named place."""
     chosen = {"aggregator": chance.choice(AGGREGATOR_FAILPOINTS)}
     if workers:
         chosen[chance.choice(["worker-1", "worker-2"])] = chance.choice(WORKER_FAILPOINTS)
-    for place, when in chosen.values():
-        totals.faults[f"failpoint: {when} {place.split(':')[1]}"] += 1
     return {
         name: ["--at", place, "--when", when, "--nth", str(chance.randint(1, 3))]
         for name, (place, when) in chosen.items()
@@ -143,7 +146,12 @@ def submit(settings: Settings, photos: Path, chance: random.Random, totals: Tota
 
 
 def disturb(scene: Scene, job_id: int, totals: Totals, *, poison: bool) -> None:
-    """A handful of faults while the job runs, seconds apart, two at once now and then."""
+    """A handful of faults while the job runs, seconds apart, two at once now and then.
+
+    In most runs they wait until something is committed, else they hit roles that still start.
+    """
+    if scene.random.random() < _WHILE_WORKING:
+        _wait_until_working(scene, job_id)
     possible = [fault for fault in FAULTS if not (poison and fault in COSTS_ATTEMPTS)]
     for fault in scene.random.sample(possible, k=scene.random.randint(4, 7)):
         try:
@@ -152,7 +160,13 @@ def disturb(scene: Scene, job_id: int, totals: Totals, *, poison: bool) -> None:
         except NotPossible:
             totals.skipped[fault.__name__] += 1
         wait_a_moment(scene.random.choice([0.0, 0.3, 0.8, 1.5]))
-    scene.catalog.jobs.get(job_id)
+    totals.hit_a_running_job += not _is_over(scene, job_id)
+
+
+def _wait_until_working(scene: Scene, job_id: int) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and scene.catalog.jobs.get(job_id).done == 0:
+        wait_a_moment(0.05)
 
 
 def wait_until_over(scene: Scene, job_id: int) -> None:
@@ -242,6 +256,7 @@ def main() -> int:
 
 def _tell(totals: Totals, runs: int, seconds: float) -> None:
     print(f"\n{runs} runs in {seconds:.0f} s, {totals.deaths} processes died and were started again")
+    print(f"the last fault came before the job was over in {totals.hit_a_running_job} of {runs} runs")
     for name, count in sorted(totals.faults.items()):
         print(f"  {count:4} {name}")
     for name, count in totals.skipped.items():
