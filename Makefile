@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 # Two processes at most: the suite starts processes of its own, and torch brings its threads.
 TEST_PROCESSES ?= 2
 
-.PHONY: help setup demo up test test-slow crash check format bench constraints clean
+.PHONY: help setup demo up test test-slow crash check format bench build constraints clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,11 @@ format: $(READY)  ## Format and mend what can be mended by itself
 
 bench: $(READY)  ## Measure speed and memory per stage; DATA=folder takes your own photos
 	$(BIN)/python benchmarks/indexing_stages.py $(if $(DATA),"$(DATA)")
+
+build: $(READY)  ## Build wheel and sdist, install the wheel into a clean environment and use it
+	rm -rf dist build
+	$(BIN)/uv build --quiet --out-dir dist
+	$(BIN)/python tests/release/check_wheel.py dist/*.whl --constraint constraints.txt
 
 constraints: $(READY)  ## Look up the newest versions and pin them
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.10 --all-extras --group dev \
