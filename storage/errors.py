@@ -10,6 +10,7 @@ VisualSearchError
 │   ├── ImageTooLarge
 │   ├── StorageDenied
 │   └── StorageUnavailable      (a retry can help)
+├── BackupError
 ├── VectorIndexError
 │   ├── InvalidVector
 │   ├── DuplicateImageId
@@ -92,6 +93,12 @@ class StorageUnavailable(StorageError):
 
     reason = "storage_unavailable"
     retryable = True
+
+
+class BackupError(VisualSearchError):
+    """Raised by backups: the folder is in the way, holds none, or is damaged. A retry cannot help."""
+
+    reason = "backup"
 
 
 class VectorIndexError(VisualSearchError):

@@ -11,6 +11,7 @@ import typer
 from storage.errors import VisualSearchError
 from visual_search.cli import (
     audit,
+    backup,
     demo,
     evaluate,
     failures,
@@ -18,6 +19,7 @@ from visual_search.cli import (
     images,
     index,
     jobs,
+    keys,
     reindex,
     search,
     settings,
@@ -67,6 +69,8 @@ app.add_typer(images.app, name="images")
 app.add_typer(failures.app, name="failures")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(generations.app, name="generations")
+app.add_typer(keys.app, name="keys")
+app.add_typer(backup.app, name="backup")
 
 
 def main(arguments: list[str] | None = None) -> None:
