@@ -54,6 +54,14 @@ class QueueHealth(BaseModel):
         return not stuck and (gone | needed) <= alive
 
 
+    def healthy_on(self, host: str) -> bool:
+        """Whether a process of this machine (or container) gives signs, and none of them is stuck or missing."""
+        mine = [role for role in self.roles if role.process.rpartition(":")[0] == host]
+        alive = {role.role for role in mine if role.state in ("working", "idle")}
+        gone = {role.role for role in mine if role.state == "gone"}
+        return bool(alive) and gone <= alive and not any(role.state == "stuck" for role in mine)
+
+
 def queue_health(settings: Settings) -> QueueHealth:
     """Ask the queue server; starts none. Raises RedisUnavailable and RedisUnusable when one is configured."""
     if settings.redis_url is None and find_valkey(settings) is None:

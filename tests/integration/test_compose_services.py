@@ -85,6 +85,8 @@ class Deployment:
         mine["PYTHONPATH"] = str(ROOT)  # the image holds this tree, whatever is installed here
         for name, value in service["environment"].items():
             given = os.environ.get(name) if value is None else self.placed(_interpolated(value))
+            if name == "VISUAL_SEARCH_METRICS_PORT":  # each container has a 9100 of its own
+                given = str(free_port())
             if given is not None:
                 mine[name] = given
         return mine
@@ -163,6 +165,7 @@ def test_the_services_of_the_compose_file_index_a_folder_answer_searches_and_sto
     assert asked.process.returncode == 0, asked.text()
     by_rpc = [one["image_id"] for one in json.loads(asked.text())["results"]]
     wait_for(lambda: _healthy(deployment, "http"), seconds=30, what="the health check of http")
+    wait_for(lambda: _healthy(deployment, "aggregator"), seconds=30, what="the health check by progress")
     assert _search_over_http(deployment.address, KEY, first) == (200, by_rpc)
     assert len(by_rpc) == 3
     assert _search_over_http(deployment.address, "another", first) == (401, [])
@@ -222,7 +225,6 @@ def test_what_a_service_waits_for_can_come_about():
                 assert "healthcheck" in SERVICES[name]
             else:
                 assert SERVICES[name]["restart"] == "no"
-    used = {
-        volume.split(":")[0] for one in SERVICES.values() for volume in one["volumes"] if not volume.startswith("$")
-    }
+    volumes = [volume for one in SERVICES.values() for volume in one["volumes"]]
+    used = {volume.split(":")[0] for volume in volumes if not volume.startswith(("$", "."))}
     assert used == set(COMPOSE["volumes"])

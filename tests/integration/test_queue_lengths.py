@@ -6,7 +6,7 @@ from pydantic import SecretStr
 
 from storage.settings import Settings
 from workers.celery_app import make_app, queued_batches, send_batch
-from workers.health import health_of
+from workers.health import QueueHealth, RoleHealth, health_of
 from workers.queue_lengths import queue_lengths, watch_queues
 from workers.servers import connect_url
 
@@ -51,3 +51,27 @@ def test_work_that_waits_for_a_role_without_a_process_is_unhealthy(client, strea
     if stream is not None:
         client.xadd(stream, {"a": 1})
     assert health_of(client, stuck_seconds=60).healthy is healthy
+
+
+def _role(role, process, state):
+    return RoleHealth(
+        role=role, process=process, state=state, doing="", done=0, progress_seconds_ago=0, sign_seconds_ago=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("mine", "healthy"),
+    [
+        ([], False),
+        ([("embed", "working")], True),
+        ([("embed", "stuck")], False),
+        ([("embed", "gone")], False),
+        ([("embed", "gone"), ("embed", "idle")], True),
+        ([("embed", "gone"), ("beat", "idle")], False),
+    ],
+    ids=["no sign", "working", "stuck", "gone", "started again", "another role only"],
+)
+def test_a_machine_is_judged_by_its_own_processes_only(mine, healthy):
+    roles = [_role(role, f"here:{number}", state) for number, (role, state) in enumerate(mine)]
+    roles += [_role("aggregator", "elsewhere:1", "stuck"), _role("embed", "here.too:2", "idle")]
+    assert QueueHealth(roles=roles).healthy_on("here") is healthy

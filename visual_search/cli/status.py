@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import datetime, timezone
 from typing import Annotated
 
@@ -20,6 +21,8 @@ EXAMPLES = """
 `visual-search status --json`
 
 `visual-search status --check` (exit code 1 when a process is stuck, or missing while work waits)
+
+`visual-search status --check --here` (the same of this machine's or container's processes only: for a liveness probe)
 """
 
 
@@ -27,6 +30,9 @@ def command(
     *,
     check: Annotated[
         bool, typer.Option("--check", help="Exit with 1 when a process is stuck or missing, for health checks.")
+    ] = False,
+    here: Annotated[
+        bool, typer.Option("--here", help="With --check: judge only the processes of this machine or container.")
     ] = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
@@ -38,7 +44,7 @@ def command(
     _show_catalog(settings, health, as_json=as_json)
     if not as_json:
         _show_health(health)
-    if check and not health.healthy:
+    if check and not (health.healthy_on(socket.gethostname()) if here else health.healthy):
         raise typer.Exit(ExitCode.FAILED)
 
 
