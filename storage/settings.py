@@ -143,6 +143,10 @@ class Settings(BaseSettings):
         description="Redis or Valkey for queued work, `redis://` or `rediss://` (TLS); "
         "without it a bundled Valkey is started in `data_dir/valkey`.",
     )
+    redis_trusted_network: bool = Field(
+        default=False,
+        description="Allow a `redis_url` beyond this machine without TLS or password: nobody else is in that network.",
+    )
     batch_images: int = Field(
         default=128, ge=1, le=1024, description="Images per queued batch: what a killed worker has to do again."
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from redis import Redis, exceptions
@@ -35,7 +36,36 @@ def redis_url(settings: Settings) -> str:
 
 def connect_redis(settings: Settings) -> Redis:
     """A checked connection pool; the caller closes it. Raises RedisUnavailable, RedisUnusable, BundledServerError."""
-    return connect_url(redis_url(settings))
+    url = redis_url(settings)
+    require_guarded(url, settings)
+    return connect_url(url)
+
+
+def require_guarded(url: str, settings: Settings) -> None:
+    """Raise RedisUnusable for a server beyond this machine without TLS or password, unless the settings allow it.
+
+    Who reaches Redis can queue work, read every search, and answer in our place.
+    """
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or "localhost"
+    except ValueError:
+        return  # no usable address: connecting says so
+    if settings.redis_trusted_network or _is_this_machine(host):
+        return
+    lacks = [what for what, there in (("TLS", parts.scheme == "rediss"), ("a password", parts.password)) if not there]
+    if lacks:
+        raise RedisUnusable(
+            f"{without_password(url)} is beyond this machine and lacks {' and '.join(lacks)}: use "
+            "rediss://user:password@host, or say that nobody else is in that network (setting `redis_trusted_network`)"
+        )
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def connect_url(url: str) -> Redis:

@@ -9,11 +9,12 @@ import pytest
 from pydantic import SecretStr
 from servers import environment_of, free_port
 
+from query_service.service_place import find_service
 from storage.settings import Settings
 from workers import bundled_valkey
 from workers.bundled_valkey import ensure_valkey, find_valkey, stop_valkey
 from workers.errors import BundledServerError, RedisUnavailable, RedisUnusable
-from workers.servers import connect_redis, connect_url, redis_errors_translated, without_password
+from workers.servers import connect_redis, connect_url, redis_errors_translated, require_guarded, without_password
 
 
 @pytest.fixture
@@ -180,3 +181,37 @@ def test_it_can_be_started_asked_after_and_stopped_by_a_command(settings, monkey
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == lines[2] == "not running"
     assert lines[1].startswith("running on 127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("url", "lacks"),
+    [
+        ("redis://cache.example/0", "TLS and a password"),
+        ("redis://:secret@10.1.2.3:6379/0", "lacks TLS:"),
+        ("rediss://cache.example/0", "lacks a password:"),
+        ("redis://user@cache.example/0", "TLS and a password"),
+        ("redis://localhost.example/0", "TLS and a password"),
+        ("rediss://:secret@cache.example/0", ""),
+        ("redis://localhost:6379/0", ""),
+        ("redis://127.0.0.1:6379/0", ""),
+        ("redis://127.9.9.9/0", ""),
+        ("redis://[::1]:6379/0", ""),
+        ("redis:///0", ""),
+    ],
+)
+def test_a_server_beyond_this_machine_has_tls_and_a_password_or_is_refused(url, lacks):
+    if not lacks:
+        require_guarded(url, Settings())
+        return
+    with pytest.raises(RedisUnusable, match=lacks) as refused:
+        require_guarded(url, Settings())
+    assert "secret" not in str(refused.value)
+    require_guarded(url, Settings(redis_trusted_network=True))
+
+
+def test_whoever_connects_refuses_before_anything_is_sent():
+    settings = Settings(redis_url="redis://:secret@203.0.113.7/0")  # an address that nobody has
+    with pytest.raises(RedisUnusable, match="redis_trusted_network"):
+        connect_redis(settings)
+    with pytest.raises(RedisUnusable, match="redis_trusted_network"):
+        find_service(settings)
