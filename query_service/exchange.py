@@ -5,28 +5,33 @@ Knows the names in Redis and the wire, and no connection: the sync and the async
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from time import monotonic
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 from uuid import uuid4
 
-from query_service.errors import DeadlineExceeded, MalformedMessage, QueryServiceError, SearchCancelled, error_of
-from query_service.protocol import ErrorReply, SearchAnswer, SearchReply, SearchRequest
+from query_service.errors import DeadlineExceeded, MalformedMessage, QueryServiceError, error_of
+from query_service.protocol import SearchAnswer, SearchRequest
 from query_service.request_queue import (
     CANCEL_SCRIPT,
-    REPLY_TTL_MS,
+    STREAMS,
     SUBMIT_SCRIPT,
+    cancel_and_tell_arguments,
     cancel_arguments,
     reply_key,
     submit_arguments,
 )
-from query_service.wire import pack_reply, unpack_reply
+from query_service.wire import unpack_reply
 from storage.errors import VisualSearchError
 
 Outcome: TypeAlias = SearchAnswer | VisualSearchError
 Command: TypeAlias = tuple[Any, ...]
+Item = TypeVar("Item")
 
 TOGETHER = 64  # requests of one pipeline: what a worker answers in one batch
+RECONNECT_PAUSES_SECONDS = (0.1, 0.3, 0.6)  # before each new connection: a server that restarts takes about a second
+_TOGETHER_BYTES = 64 * 1024 * 1024  # of pictures: they are in memory three times while they are packed and sent
 _SHORTEST_WAIT_SECONDS = 0.001  # 0 would wait for ever
 _LATE_SECONDS = 1.0  # after the deadline a server that does not even say "nothing came" counts as gone
 
@@ -49,7 +54,8 @@ class Exchange:
         started = monotonic()
         self._ends = [started + request.timeout_seconds for request in requests]
         self._outcomes: dict[int, Outcome] = {}
-        self._unsent: list[Command] = []
+        self._unsent: list[tuple[int, Command]] = []  # with the place of their request
+        self._entries: dict[int, bytes] = {}  # in the queue, by place
         self._places: dict[bytes, int] = {}  # of the replies that are waited for, by their key
         for place in range(len(self._requests)):
             self._prepare(place)
@@ -63,7 +69,8 @@ class Exchange:
         """What is to be sent now, as one pipeline."""
         keys = list(self._places)
         fetch: list[Command] = [("LPOP", key) for key in keys] if len(keys) > 1 else []
-        return [*self._unsent, ("BLPOP", *keys, f"{self._wait_seconds():.3f}"), *fetch]
+        submit = [command for _, command in self._unsent]
+        return [*submit, ("BLPOP", *keys, f"{self._wait_seconds():.3f}"), *fetch]
 
     def longest_seconds(self) -> float:
         """How long the answers to these commands may take before the connection counts as dead."""
@@ -72,6 +79,9 @@ class Exchange:
     def take(self, answers: Sequence[Any]) -> None:
         """Understand the answers to the commands, in their order; what is out of time ends with NoAnswer."""
         keys, first = list(self._places), len(self._unsent)
+        for (place, _), entry in zip(self._unsent, answers[:first], strict=True):
+            if entry is not None:  # None: the queue was full
+                self._entries[place] = entry
         self._unsent = []
         popped = answers[first]
         if popped is not None:
@@ -84,6 +94,10 @@ class Exchange:
             if self._ends[place] <= now:
                 del self._places[key]
                 self._outcomes[place] = NoAnswer(f"no answer within {self._requests[place].timeout_seconds:g} s")
+
+    def has_time(self, seconds: float) -> bool:
+        """Whether one of those that wait will still have time after so many seconds."""
+        return max((self._ends[place] for place in self._places.values()), default=0.0) > monotonic() + seconds
 
     def start_again(self) -> None:
         """The connection broke: what waits is to be sent once more, under new ids, for the time that is left."""
@@ -103,10 +117,21 @@ class Exchange:
         """Each request's outcome, in their order; once nothing waits any more."""
         return (self._outcomes[place] for place in range(len(self._requests)))
 
+    def taking_back(self) -> list[Command]:
+        """Commands that take what nobody waits for out of the queue, so that it does not fill without a worker."""
+        late = [place for place, outcome in self._outcomes.items() if isinstance(outcome, NoAnswer)]
+        return [
+            ("XDEL", STREAMS[self._requests[place].priority], self._entries[place])
+            for place in late
+            if place in self._entries
+        ]
+
     def _prepare(self, place: int) -> None:
         request = self._requests[place]
+        if reply_key(request.request_id).encode() in self._places:  # the same one twice: each has a reply of its own
+            request = self._requests[place] = request.model_copy(update={"request_id": uuid4().hex})
         try:
-            self._unsent.append(("EVAL", SUBMIT_SCRIPT, *submit_arguments(request, self._bound)))
+            self._unsent.append((place, ("EVAL", SUBMIT_SCRIPT, *submit_arguments(request, self._bound))))
         except MalformedMessage as error:
             self._outcomes[place] = error
         else:
@@ -117,24 +142,44 @@ class Exchange:
         return max(_SHORTEST_WAIT_SECONDS, soonest - monotonic())
 
     def _settle(self, key: bytes, data: bytes) -> None:
-        place = self._places.pop(key)
+        place = self._places.pop(key, None)
+        if place is None:  # two workers have answered: one was thought dead
+            return
         self._outcomes[place] = _outcome_of(self._requests[place].request_id, data)
 
 
-def cancelling(request_id: str, timeout_seconds: float) -> list[Command]:
-    """The commands that cancel a request, and let whoever waits for it know."""
-    error = ErrorReply(reason=SearchCancelled.reason, message="this search was cancelled")
-    key = reply_key(request_id)
+def cancelling(request_id: str, timeout_seconds: float) -> Command:
+    """The command that cancels a request, and lets whoever waits for it know."""
+    return "EVAL", CANCEL_SCRIPT, *cancel_and_tell_arguments(request_id, timeout_seconds)
+
+
+def giving_up(requests: Sequence[SearchRequest]) -> list[Command]:
+    """The commands that cancel requests whose only listener is gone."""
     return [
-        ("EVAL", CANCEL_SCRIPT, *cancel_arguments(request_id, timeout_seconds)),
-        ("RPUSH", key, pack_reply(SearchReply(request_id=request_id, error=error))),
-        ("PEXPIRE", key, REPLY_TTL_MS),
+        ("EVAL", CANCEL_SCRIPT, *cancel_arguments(request.request_id, request.timeout_seconds)) for request in requests
     ]
 
 
-def windows(requests: Sequence[SearchRequest]) -> Iterator[Sequence[SearchRequest]]:
-    """The requests in their order, as many at once as travel together."""
-    return (requests[start : start + TOGETHER] for start in range(0, len(requests), TOGETHER))
+def together(questions: Iterable[Item]) -> Iterator[list[Item]]:
+    """As many at once as travel together, in their order, so that not all pictures are in memory at a time."""
+    rest = iter(questions)
+    while some := list(islice(rest, TOGETHER)):
+        yield some
+
+
+def windows(requests: Sequence[SearchRequest]) -> Iterator[list[SearchRequest]]:
+    """The requests in their order, as many at once as travel together: fewer if their pictures are large."""
+    window: list[SearchRequest] = []
+    size = 0
+    for request in requests:
+        own = sum(len(part.image) for part in request.parts if part.image is not None)
+        if window and (len(window) == TOGETHER or size + own > _TOGETHER_BYTES):
+            yield window
+            window, size = [], 0
+        window.append(request)
+        size += own
+    if window:
+        yield window
 
 
 def answer_or_raise(outcome: Outcome) -> SearchAnswer:

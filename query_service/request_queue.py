@@ -32,14 +32,19 @@ end
 return redis.call('XADD', KEYS[1], '*', '{ID_FIELD}', ARGV[2], '{MESSAGE_FIELD}', ARGV[3], '{TIMEOUT_FIELD}', ARGV[4])
 """
 
-# KEYS: the sorted set. ARGV: request id, milliseconds to remember it. Forgets those whose time is over.
-CANCEL_SCRIPT = """
+# KEYS: the sorted set; the reply key, if whoever waits is to be told. ARGV: request id, milliseconds to remember it,
+# the reply that says "cancelled". Forgets those whose time is over.
+CANCEL_SCRIPT = f"""
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
+end
+if KEYS[2] then
+  redis.call('RPUSH', KEYS[2], ARGV[3])
+  redis.call('PEXPIRE', KEYS[2], {REPLY_TTL_MS})
 end
 return 1
 """
@@ -63,6 +68,13 @@ def submit_arguments(request: SearchRequest, bound: int) -> tuple[int, str, str,
 def cancel_arguments(request_id: str, timeout_seconds: float) -> tuple[int, str, str, int]:
     """What follows CANCEL_SCRIPT in EVAL: remember that nobody waits, for as long as the request could be alive."""
     return 1, CANCELLED, request_id, max(1, round(1000 * timeout_seconds))
+
+
+def cancel_and_tell_arguments(request_id: str, timeout_seconds: float) -> tuple[int, str, str, str, int, bytes]:
+    """The same for a search that somebody else may wait for: they get the reply `cancelled` at once."""
+    error = ErrorReply(reason="cancelled", message="this search was cancelled")
+    reply = pack_reply(SearchReply(request_id=request_id, error=error))
+    return 2, CANCELLED, reply_key(request_id), request_id, max(1, round(1000 * timeout_seconds)), reply
 
 
 def _busy(request: SearchRequest, bound: int) -> bytes:

@@ -7,20 +7,22 @@ Starts nothing, and loads neither SQL nor models. The names of heartbeats are sp
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from query_service.errors import DeadlineExceeded
 from storage.settings import Settings
 from workers.bundled_valkey import find_valkey
 from workers.errors import BundledServerError, RedisUnavailable
+from workers.servers import require_guarded
 
 SIGNS = "vs:heartbeat:query_worker:*"
 FORGET_SECONDS = 600.0  # a sign's key lives so long; what has passed of it says how old the sign is
 FRESH_SECONDS = 15.0  # three heartbeats
+LOOK_SECONDS = 2.0  # for looking for signs and for cancelling, both of which have no time of their own
 HOW_TO_START = "start one with `visual-search up`, or `python -m query_service.worker`"
 
 POOL_OPTIONS = {
     "socket_connect_timeout": 2.0,
-    "socket_timeout": 30.0,  # for sending; each wait for an answer has a time of its own
     "socket_keepalive": True,
     "protocol": 2,  # RESP3 answers have other shapes
 }
@@ -29,12 +31,12 @@ POOL_OPTIONS = {
 def find_service(settings: Settings, redis_url: str | None = None) -> str:
     """Redis's URL: given, configured, or the bundled server's if it runs. It may hold a password.
 
-    Raises RedisUnavailable when there is none: asking starts no server.
+    Raises RedisUnavailable when there is none: asking starts no server. RedisUnusable when it is not guarded.
     """
-    if redis_url is not None:
-        return redis_url
-    if settings.redis_url is not None:
-        return settings.redis_url.get_secret_value()
+    given = redis_url or (settings.redis_url and settings.redis_url.get_secret_value())
+    if given:
+        require_guarded(given, settings)
+        return given
     try:
         running = find_valkey(settings)
     except BundledServerError as error:
@@ -45,6 +47,16 @@ def find_service(settings: Settings, redis_url: str | None = None) -> str:
             "or name its Redis (VISUAL_SEARCH_REDIS_URL)"
         )
     return running.url
+
+
+def signs_wanted(cursor: Any) -> tuple[Any, ...]:
+    """The command for a part of the names of the query workers' signs; its answer is the next cursor and the names."""
+    return "SCAN", cursor, "MATCH", SIGNS, "COUNT", 1000
+
+
+def signs_left(keys: Sequence[bytes]) -> list[tuple[Any, ...]]:
+    """The commands for how long these signs will still stand; `silent_seconds` understands the answers."""
+    return [("PTTL", key) for key in keys]
 
 
 def silent_seconds(milliseconds_left: Sequence[int]) -> list[float]:

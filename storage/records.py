@@ -1,14 +1,15 @@
-"""The data models that every part shares: images, vectors, and the identity of the model that made them."""
+"""The data models that every part shares: images, and the identity of the model that made their vectors.
+
+Loads no NumPy: clients of the search service read these too, and are to start quickly.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from datetime import datetime
-from typing import Any
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 AttributeValue = str | int | float | bool | None | list[str]
 Attributes = dict[str, AttributeValue]
@@ -89,30 +90,3 @@ class ImageMetadata(BaseModel):
         if problem is not None:
             raise ValueError(problem)
         return value
-
-
-class EmbeddingVector(BaseModel):
-    """One image's vector: (dimension,) float32 of unit length, with the model that made it."""
-
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
-
-    image_id: str
-    vector: np.ndarray[Any, np.dtype[np.float32]]
-    model: ModelIdentity | None = None
-
-    @field_validator("vector", mode="before")
-    @classmethod
-    def _as_float32(cls, value: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
-        array = np.asarray(value, dtype=np.float32)
-        if array.ndim != 1 or not np.isfinite(array).all():
-            message = f"a vector is one row of finite numbers, got shape {array.shape}"
-            raise ValueError(message)
-        return array
-
-    @field_serializer("vector")
-    def _as_list(self, value: np.ndarray[Any, np.dtype[np.float32]]) -> list[float]:
-        return [float(number) for number in value]
-
-    @property
-    def dimension(self) -> int:
-        return int(self.vector.shape[0])

@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     from pipeline.rerank import Reranker, RerankOptions
     from pipeline.results import SearchResult, SearchResults
     from pipeline.search import NearestNeighborSearch
+    from query_service.async_client import AsyncSearchClient
+    from query_service.client import SearchClient
+    from query_service.protocol import QueryPart, SearchAnswer
+    from storage.embedding_vector import EmbeddingVector
     from storage.errors import VisualSearchError
     from storage.filters import And, Equals, Exists, In, Not, Or, Range
     from storage.images.local import LocalStorage
     from storage.images.s3 import S3Storage
-    from storage.records import EmbeddingVector, ImageMetadata, ModelIdentity
+    from storage.records import ImageMetadata, ModelIdentity
     from storage.settings import Settings, load_settings
     from storage.vector_index import VectorIndex
     from visual_search.collection import ImageCollection, Query
@@ -33,9 +37,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "And": "storage.filters",
+    "AsyncSearchClient": "query_service.async_client",
     "AuditReport": "pipeline.audit",
     "EmbeddingService": "pipeline.embedding_service",
-    "EmbeddingVector": "storage.records",
+    "EmbeddingVector": "storage.embedding_vector",
     "Equals": "storage.filters",
     "EvaluationResult": "pipeline.evaluate",
     "Exists": "storage.filters",
@@ -52,10 +57,13 @@ _HOMES = {
     "Not": "storage.filters",
     "Or": "storage.filters",
     "Query": "visual_search.collection",
+    "QueryPart": "query_service.protocol",
     "Range": "storage.filters",
     "RerankOptions": "pipeline.rerank",
     "Reranker": "pipeline.rerank",
     "S3Storage": "storage.images.s3",
+    "SearchAnswer": "query_service.protocol",
+    "SearchClient": "query_service.client",
     "SearchResult": "pipeline.results",
     "SearchResults": "pipeline.results",
     "Settings": "storage.settings",
@@ -68,6 +76,7 @@ _HOMES = {
 
 __all__ = [
     "And",
+    "AsyncSearchClient",
     "AuditReport",
     "EmbeddingService",
     "EmbeddingVector",
@@ -87,10 +96,13 @@ __all__ = [
     "Not",
     "Or",
     "Query",
+    "QueryPart",
     "Range",
     "RerankOptions",
     "Reranker",
     "S3Storage",
+    "SearchAnswer",
+    "SearchClient",
     "SearchResult",
     "SearchResults",
     "Settings",

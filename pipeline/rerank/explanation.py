@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.rerank.stream import Stream
 from pipeline.results import SearchResult
+
+if TYPE_CHECKING:
+    from pipeline.rerank.stream import Stream  # it loads NumPy, which who only asks does not need
 
 _DROP_NOTHING = ("normalize", "diversity")  # what they have read and not passed on yet is only waiting
 

@@ -148,8 +148,11 @@ def test_deleting_says_what_was_not_there(run):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["search"], 2, "exactly one of"),
-        (["search", "--id", "a", "--text", "b"], 2, "exactly one of"),
+        (["search"], 2, "at least one of"),
+        (["search", "--not-id", "odd/01.jpg"], 2, "alone describes nothing"),
+        (["search", "--id", "odd/01.jpg", "--text", "b"], 1, "baseline"),
+        (["search", "--id", "odd/01.jpg", "--service"], 1, "visual-search up"),
+        (["search", "--id", "odd/01.jpg", "--service", "--embedded"], 2, "exclude each other"),
         (["search", "--image", "none.jpg"], 2, "no picture at none.jpg"),
         (["search", "--id", "never.jpg"], 1, "never.jpg"),
         (["search", "--id", "odd/01.jpg", "--filter", "=x"], 2, "filter"),

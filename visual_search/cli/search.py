@@ -25,7 +25,7 @@ from visual_search.cli.options import (
     open_existing,
     settings_from,
 )
-from visual_search.cli.output import console, print_json
+from visual_search.cli.output import console, error_console, print_json
 from visual_search.cli.search_output import Found, print_found
 from visual_search.cli.search_question import SearchedFor, Sought
 from visual_search.cli.service_choice import choose
@@ -148,10 +148,11 @@ def command(  # noqa: PLR0913 - one parameter per command-line option
     settings = settings_from(config, data_dir, collection=collection, search_seconds=timeout)
     chosen = choose(settings, service=service, embedded=embedded, too_large=k > MAX_K or offset > MAX_OFFSET)
     if chosen.client is not None:
-        with chosen.client:
+        with chosen.client, error_console().status("asking the service"):
             found = _by_service(chosen.client, _request(asked, options, settings, explain=explain))
     else:
-        found = replace(_embedded(asked, options, settings, explain=explain), why=chosen.why)
+        with error_console().status("loading the index and the model"):
+            found = replace(_embedded(asked, options, settings, explain=explain), why=chosen.why)
     if as_json:
         print_json(found.as_json())
     else:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from rich.markup import escape
 
-from pipeline.rerank.explanation import Explanation
+from pipeline.rerank.explanation import Explanation, StepTrace
 from pipeline.results import SearchResults
 from query_service.protocol import SearchAnswer
 from visual_search.cli.output import console, error_console, print_table
@@ -58,33 +58,38 @@ def _print_results(results: SearchResults) -> None:
     if not results.results:
         console().print("no image matches")
         return
-    rows = [
-        (
-            str(result.rank),
-            f"{result.score:.4f}",
-            result.image_id,
-            ", ".join(f"{key}={value}" for key, value in sorted(result.attributes.items())),
-        )
-        for result in results.results
-    ]
-    print_table(["rank", "score", "image", "attributes"], rows)
+    columns = ["rank", "score", "image"]
+    rows = [[str(result.rank), f"{result.score:.4f}", result.image_id] for result in results.results]
+    if any(result.attributes for result in results.results):
+        columns.append("attributes")
+        for row, result in zip(rows, results.results, strict=True):
+            row.append(", ".join(f"{key}={value}" for key, value in sorted(result.attributes.items())))
+    print_table(columns, rows)
 
 
 def _print_explanation(explanation: Explanation) -> None:
-    dropped = [(step, f"{explanation.dropped.get(step, 0):,}") for step in explanation.steps]
+    """One row for each result, one column for each step: where it stood, and with which score, after the step."""
+    columns = ["image", "found", *(_heading(step, explanation.dropped.get(step, 0)) for step in explanation.steps)]
+    rows = [
+        [image_id, _place(way[0].rank_before, way[0].score_before), *(_after(trace) for trace in way)]
+        for image_id, way in explanation.results.items()
+    ]
     console().print()
-    print_table(["step", "left out"], dropped, title="steps, in their order")
-    for image_id, way in explanation.results.items():
-        rows = [
-            (
-                trace.step,
-                f"{trace.score_before:.4f} > {trace.score_after:.4f}",
-                f"{_rank(trace.rank_before)} > {_rank(trace.rank_after)}",
-            )
-            for trace in way
-        ]
-        console().print()
-        print_table(["step", "score", "rank"], rows, title=escape(image_id))
+    print_table(columns, rows, title="rank and score after each step (=: as before)")
+
+
+def _heading(step: str, dropped: int) -> str:
+    return f"{step}\n{dropped:,} left out" if dropped else step
+
+
+def _after(trace: StepTrace) -> str:
+    if trace.score_after != trace.score_before:
+        return _place(trace.rank_after, trace.score_after)
+    return "=" if trace.rank_after == trace.rank_before else _rank(trace.rank_after)
+
+
+def _place(rank: int | None, score: float) -> str:
+    return f"{_rank(rank)}  {score:.4f}"
 
 
 def _rank(rank: int | None) -> str:

@@ -12,7 +12,7 @@ from storage.errors import VisualSearchError
 from storage.settings import Settings
 from workers.errors import RedisUnavailable
 
-_LOOK_SECONDS = 0.3  # a server on this machine answers in a hundredth, one behind a slow line in a few
+_LOOK_SECONDS = 1.0  # a server on this machine answers in a hundredth, on a busy one or behind a slow line in some
 
 
 @dataclass(frozen=True)
