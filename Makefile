@@ -8,10 +8,10 @@ READY  := $(VENV)/.ready
 # Two processes at most: the suite starts processes of its own, and torch brings its threads.
 TEST_PROCESSES ?= 2
 
-.PHONY: help setup demo up test test-slow crash check format bench build constraints clean
+.PHONY: help setup demo up test test-slow crash crash-searches check format bench build constraints clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## Make the virtual environment and install everything, versions pinned
 $(READY): pyproject.toml constraints.txt
@@ -37,6 +37,9 @@ test-slow: $(READY)  ## Run the tests of whole systems: several processes, kille
 
 crash: $(READY)  ## Kill, freeze, wipe and fill whatever runs, then check every image; ARGS='--seed 7 --runs 12'
 	OMP_NUM_THREADS=1 PYTHONPATH=.:tests $(BIN)/python -m crash.run $(ARGS)
+
+crash-searches: $(READY)  ## Kill and freeze query workers under load, check every answer; ARGS='--seed 8 --runs 6'
+	OMP_NUM_THREADS=1 PYTHONPATH=.:tests $(BIN)/python -m crash.searches $(ARGS)
 
 check: $(READY)  ## Check format, lint, types and layers
 	$(BIN)/ruff format --check .

@@ -67,7 +67,7 @@ class Answering:
         seconds.add("total", perf_counter() - started)
         provenances = {name: self._provenance(one, len(requests), seconds) for name, one in served.items()}
         return [
-            known[place].reply(provenances[request.collection]) if place in known else _unknown_collection(request)
+            _reply(known[place], provenances[request.collection]) if place in known else _unknown_collection(request)
             for place, request in enumerate(requests)
         ]
 
@@ -103,6 +103,14 @@ def _grouped(batch: Iterable[Asked], key: Callable[[Asked], Hashable]) -> list[l
     for asked in batch:
         groups.setdefault(key(asked), []).append(asked)
     return list(groups.values())
+
+
+def _reply(asked: Asked, provenance: Provenance) -> SearchReply:
+    try:
+        return asked.reply(provenance)
+    except Exception as error:  # noqa: BLE001 - results that cannot be told must not end the whole batch
+        asked.fail(error)
+        return SearchReply(request_id=asked.request.request_id, error=asked.error)
 
 
 def _unknown_collection(request: SearchRequest) -> SearchReply:

@@ -8,6 +8,7 @@ QueryServiceError
 ├── CollectionLoading       collection_loading      (a retry can help)
 ├── RemoteFailure           remote_failure
 └── AccessRefused           access_refused
+    └── ScopeMissing        scope_missing
 """
 
 from __future__ import annotations
@@ -63,9 +64,15 @@ class RemoteFailure(QueryServiceError):
 
 
 class AccessRefused(QueryServiceError):
-    """Raised by the HTTP API: no key, a wrong one, or one without the scope that is needed. A retry cannot help."""
+    """Raised by the HTTP API: no API key, or one that is not known. A retry cannot help."""
 
     reason = "access_refused"
+
+
+class ScopeMissing(AccessRefused):
+    """Raised by the HTTP API: the API key lacks the scope that is needed. A retry cannot help."""
+
+    reason = "scope_missing"
 
 
 def error_of(reason: str, message: str) -> VisualSearchError:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from threading import Lock
+from time import monotonic
 
 from pipeline.embedding_service import EmbeddingService
 from storage.records import ModelIdentity
 from storage.settings import Settings
 from workers.models import LoadedModels
+
+_FAILED_SECONDS = 30.0  # until a model is tried again: each try takes seconds, in which no search would be answered
 
 
 class PreloadedModels(LoadedModels):
@@ -17,12 +20,26 @@ class PreloadedModels(LoadedModels):
         super().__init__(settings)
         self._loading = Lock()
         self._ready: dict[ModelIdentity, EmbeddingService] = {}  # replaced as a whole, never changed
+        self._failed: dict[ModelIdentity, tuple[float, Exception]] = {}  # when it failed, and why
 
     def get(self, wanted: ModelIdentity) -> EmbeddingService:
-        """The service with exactly this identity; waits while it is loaded. Raises as `LoadedModels.get`."""
+        """The service with exactly this identity; waits while it is loaded. Raises as `LoadedModels.get`.
+
+        What could not be loaded is not tried again for half a minute: the same error is raised at once.
+        """
         found = self._ready.get(wanted)
-        if found is None:
-            with self._loading:
-                found = super().get(wanted)
-                self._ready = dict(self._loaded)
-        return found
+        return self._loaded_now(wanted) if found is None else found
+
+    def _loaded_now(self, wanted: ModelIdentity) -> EmbeddingService:
+        failed_at, error = self._failed.get(wanted, (0.0, None))
+        if error is not None and monotonic() - failed_at < _FAILED_SECONDS:
+            raise error.with_traceback(None)
+        with self._loading:
+            try:
+                service = super().get(wanted)
+            except Exception as reason:
+                self._failed[wanted] = monotonic(), reason
+                raise
+            self._failed.pop(wanted, None)
+            self._ready = dict(self._loaded)
+            return service

@@ -7,14 +7,15 @@ at any moment: the consumer group is made again. Knows neither what is asked nor
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
+from query_service.queue_scripts import CLAIM_SCRIPT, FORGET_SCRIPT, READ_SCRIPT
 from query_service.request_queue import (
     CANCELLED,
     DEAD_LETTERS,
@@ -33,36 +34,11 @@ TAKE_OVER_MS = 2000  # without a sign from the worker that holds it; `renew` is 
 MAX_DEAD_LETTERS = 1000
 _MAX_DEAD_MESSAGE_BYTES = 64 * 1024  # 1000 dead letters with their pictures would fill the memory
 _DEAD_CONSUMER_MS = 60_000
+_BATCH_BYTES = 64 * 1024 * 1024  # of messages: about what one may have; a batch of large pictures is a small batch
+_KEPT_PART = 8  # of a batch, one in so many is kept for each lower priority while higher ones fill it
 _STREAMS = tuple(STREAMS.values())
 _REQUEST_ID = re.compile(rb"[0-9a-f]{32}")
 _TIMEOUT = re.compile(rb"[0-9]{1,9}")
-
-# KEYS: the streams, highest priority first, then the cancelled ids. ARGV: group, consumer, count.
-_READ_SCRIPT = f"""
-local left, found = tonumber(ARGV[3]), {{}}
-for stream = 1, {len(_STREAMS)} do
-  if left > 0 then
-    local read = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', left, 'STREAMS', KEYS[stream], '>')
-    if read then
-      found[#found + 1] = read[1]
-      left = left - #read[1][2]
-    end
-  end
-end
-return {{found, redis.call('TIME'), redis.call('ZRANGE', KEYS[{len(_STREAMS) + 1}], 0, -1)}}
-"""
-
-# One step, so that nobody is removed between looking and removing. KEYS: a stream. ARGV: group, idle ms.
-_FORGET_SCRIPT = """
-for _, flat in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
-  local one = {}
-  for place = 1, #flat, 2 do one[flat[place]] = flat[place + 1] end
-  if one['pending'] == 0 and one['idle'] > tonumber(ARGV[2]) then
-    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], one['name'])
-  end
-end
-return 1
-"""
 
 
 @dataclass(frozen=True)
@@ -92,17 +68,13 @@ class RequestQueue:
         self._batch = batch
 
     def read(self, block_ms: int) -> list[Taken]:
-        """All new searches, highest priority first; waits so long for the first one when there is none."""
-        with redis_errors_translated():
-            try:
-                script = (_READ_SCRIPT, len(_STREAMS) + 1, *_STREAMS, CANCELLED, GROUP, self._consumer, self._batch)
-                taken = _taken(*self._redis.eval(*script))
-                return taken or self._wait(block_ms)
-            except ResponseError as error:
-                if not any(word in str(error) for word in ("NOGROUP", "UNBLOCKED", "no longer exists")):
-                    raise
-                self._make_groups()
-                return []
+        """New searches, highest priority first; waits so long for the first one when there is none."""
+        kept = max(1, self._batch // _KEPT_PART) if self._batch > len(_STREAMS) else 0
+
+        def read() -> list[Taken]:
+            return self._collected(READ_SCRIPT, self._batch, kept, _BATCH_BYTES) or self._wait(block_ms)
+
+        return self._with_groups(read)
 
     def take_over(self) -> list[Taken]:
         """Searches that their worker has left, as a rule because it died; [] when there are none.
@@ -110,32 +82,43 @@ class RequestQueue:
         Those that were left once come together. One that was left again comes alone: it may be what kills workers,
         and is not to take the others with it.
         """
-        with redis_errors_translated():
-            try:
-                left = self._left_behind()
-            except ResponseError as error:
-                if "NOGROUP" not in str(error):
-                    raise
-                self._make_groups()
-                return []
+
+        def take_over() -> list[Taken]:
+            left = self._left_behind()
             once = [one for one in left if one[2] == 1]
             return self._claim(once[: self._batch] or sorted(left, key=lambda one: one[2])[:1])
 
+        return self._with_groups(take_over)
+
     def renew(self, held: Sequence[Taken]) -> None:
-        """Say that these are still being worked on."""
+        """Say that these are still being worked on; not of those whose time is over: they may be what we hang in."""
+        now = monotonic()
         with redis_errors_translated(), self._redis.pipeline(transaction=False) as pipeline:
             for stream in _STREAMS:
-                entries = [one.entry for one in held if one.stream == stream]
+                entries = [one.entry for one in held if one.stream == stream and one.ends_at > now]
                 if entries:
                     pipeline.xclaim(stream, GROUP, self._consumer, 0, entries, justid=True)
             pipeline.execute()
 
     def settle(self, replies: Sequence[tuple[Taken, bytes | None]]) -> None:
-        """Write the replies (None: nobody waits) and forget the searches, all in one transaction."""
-        with redis_errors_translated(), self._redis.pipeline(transaction=True) as pipeline:
-            for taken, reply in replies:
-                _settle(pipeline, taken, reply)
-            pipeline.execute()
+        """Write the replies (None: nobody waits) and forget the searches, all in one transaction.
+
+        A server that is full takes no reply: then the searches go first, whose memory the replies may use.
+        """
+        with redis_errors_translated():
+            try:
+                with self._redis.pipeline(transaction=True) as pipeline:
+                    for taken, reply in replies:
+                        _forget(pipeline, taken)
+                        _reply(pipeline, taken, reply)
+                    pipeline.execute()
+            except OutOfMemoryError:
+                with self._redis.pipeline(transaction=False) as pipeline:
+                    for taken, _ in replies:
+                        _forget(pipeline, taken)
+                    for taken, reply in replies:
+                        _reply(pipeline, taken, reply)
+                    pipeline.execute()
 
     def dead_letter(self, taken: Taken, reason: str, reply: bytes | None) -> None:
         """Put a search aside for people to look at, without its message where that is large, and reply."""
@@ -143,24 +126,42 @@ class RequestQueue:
         letter |= {"bytes": len(taken.message), MESSAGE_FIELD: taken.message[:_MAX_DEAD_MESSAGE_BYTES]}
         with redis_errors_translated(), self._redis.pipeline(transaction=True) as pipeline:
             pipeline.xadd(DEAD_LETTERS, letter, maxlen=MAX_DEAD_LETTERS, approximate=False)
-            _settle(pipeline, taken, reply)
+            _forget(pipeline, taken)
+            _reply(pipeline, taken, reply)
             pipeline.execute()
 
     def forget_dead_consumers(self) -> None:
         """Forget the names of workers of the past that hold nothing."""
         with redis_errors_translated(), self._redis.pipeline(transaction=False) as pipeline:
             for stream in _STREAMS:
-                pipeline.eval(_FORGET_SCRIPT, 1, stream, GROUP, _DEAD_CONSUMER_MS)
+                pipeline.eval(FORGET_SCRIPT, 1, stream, GROUP, _DEAD_CONSUMER_MS)
             pipeline.execute(raise_on_error=False)  # without a group there is nobody to forget
 
+    def _with_groups(self, take: Callable[[], list[Taken]]) -> list[Taken]:
+        """What `take` gives; nothing, this time, where the groups had to be made first."""
+        with redis_errors_translated():
+            try:
+                return take()
+            except ResponseError as error:
+                if not any(word in str(error) for word in ("NOGROUP", "UNBLOCKED", "no longer exists")):
+                    raise
+                self._make_groups()
+                return []
+
+    def _collected(
+        self, script: str, *arguments: int | str | bytes, deliveries: Mapping[str, int] | None = None
+    ) -> list[Taken]:
+        keys = (*_STREAMS, CANCELLED)
+        found, moment, cancelled = self._redis.eval(script, len(keys), *keys, GROUP, self._consumer, *arguments)
+        return _taken(found, moment, cancelled, deliveries)
+
     def _wait(self, block_ms: int) -> list[Taken]:
-        each = max(1, self._batch // len(_STREAMS))  # of each stream: together no more than a batch
+        """The first of each stream at most: others that come with it may be large, and are read next."""
         with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.xreadgroup(GROUP, self._consumer, dict.fromkeys(_STREAMS, ">"), count=each, block=block_ms)
+            pipeline.xreadgroup(GROUP, self._consumer, dict.fromkeys(_STREAMS, ">"), count=1, block=block_ms)
             pipeline.time()
-            pipeline.zrange(CANCELLED, 0, -1)
-            found, moment, cancelled = pipeline.execute()
-        return _taken(found or [], moment, cancelled)
+            found, moment = pipeline.execute()
+        return _taken(found or [], moment, [])
 
     def _left_behind(self) -> list[tuple[str, str, int]]:
         """Stream, entry, deliveries of what gave no sign for long."""
@@ -178,16 +179,9 @@ class RequestQueue:
         """Another worker may be quicker: what it has got comes not to us."""
         if not wanted:
             return []
-        streams = [stream for stream in _STREAMS if any(one[0] == stream for one in wanted)]
-        with self._redis.pipeline(transaction=False) as pipeline:
-            for stream in streams:
-                entries = [entry for place, entry, _ in wanted if place == stream]
-                pipeline.xclaim(stream, GROUP, self._consumer, TAKE_OVER_MS, entries)
-            pipeline.time()
-            pipeline.zrange(CANCELLED, 0, -1)
-            *claimed, moment, cancelled = pipeline.execute()
+        entries = [part for stream, entry, _ in wanted for part in (_STREAMS.index(stream) + 1, entry)]
         deliveries = {entry: count + 1 for _, entry, count in wanted}
-        return _taken(list(zip(streams, claimed, strict=True)), moment, cancelled, deliveries)
+        return self._collected(CLAIM_SCRIPT, TAKE_OVER_MS, _BATCH_BYTES, *entries, deliveries=deliveries)
 
     def _make_groups(self) -> None:
         for stream in _STREAMS:
@@ -198,14 +192,17 @@ class RequestQueue:
                     raise
 
 
-def _settle(pipeline: Any, taken: Taken, reply: bytes | None) -> None:
-    if reply is not None and taken.request_id:
-        pipeline.rpush(reply_key(taken.request_id), reply)
-        pipeline.pexpire(reply_key(taken.request_id), REPLY_TTL_MS)
+def _forget(pipeline: Any, taken: Taken) -> None:
     pipeline.xack(taken.stream, GROUP, taken.entry)
     pipeline.xdel(taken.stream, taken.entry)
     if taken.cancelled:
         pipeline.zrem(CANCELLED, taken.request_id)
+
+
+def _reply(pipeline: Any, taken: Taken, reply: bytes | None) -> None:
+    if reply is not None and taken.request_id:
+        pipeline.rpush(reply_key(taken.request_id), reply)
+        pipeline.pexpire(reply_key(taken.request_id), REPLY_TTL_MS)
 
 
 def _taken(

@@ -32,12 +32,12 @@ class Generations:
 
     def all_active(self) -> list[tuple[CollectionRecord, Generation]]:
         """Every collection that can be searched, with its active generation as it is now; two small statements."""
-        active = select(_COLLECTIONS.active_generation_id)
         with self._database.read() as connection:
             collections = connection.execute(select(tables.collections)).mappings().all()
+            # by the ids just read: of a collection that switches between the two statements the old one is seen
+            active = [row["active_generation_id"] for row in collections if row["active_generation_id"] is not None]
             rows = connection.execute(select(tables.generations).where(_GENERATIONS.id.in_(active)))
             generations = {row.id: _generation(row) for row in rows}
-        # a collection that switched between the two statements is seen the next time
         return [
             (CollectionRecord(**row), generations[row["active_generation_id"]])
             for row in collections

@@ -30,7 +30,7 @@ AGGREGATOR_FAILPOINTS = [
     ("workers.aggregator:Aggregator._write", "after"),
     ("workers.result_stream:ResultStream.acknowledge", "before"),
     ("workers.result_stream:ResultStream.acknowledge", "after"),
-    ("storage.snapshots:SnapshotStore._write_checked", "after"),
+    ("storage.snapshot_files:SnapshotFiles.write", "after"),
     ("storage.catalog.snapshots:Snapshots.record", "before"),
     ("workers.sweeper:Sweeper.sweep", "after"),
 ]

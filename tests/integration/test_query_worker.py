@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from databases import PostgresServer
+from query_collections import MODEL, OTHER, store, vector
 from redis import Redis
 from search_entries import ask, reply, request, submit
-from servers import RoleProcess, StartRole, ValkeyServer, wait_for
+from servers import ROOT, RoleProcess, StartRole, ValkeyServer, environment_of, wait_for
 
 from query_service.request_queue import CANCEL_SCRIPT, STREAMS, cancel_arguments, reply_key
-from storage.catalog import Catalog, Generation, IndexBatch, IndexedImage, catalog_of
-from storage.records import ImageMetadata, ModelIdentity
+from storage.catalog import Catalog, Generation, catalog_of
 from storage.settings import Settings
 from workers.change_hints import announce_change
+from workers.health import health_of
 from workers.servers import connect_url
 
 pytestmark = pytest.mark.slow  # real processes: `make test-slow`
 
-MODEL = ModelIdentity(
-    name="no-such-model", revision="r", weights_fingerprint="w", preprocessing_fingerprint="p", dimension=8
-)
-OTHER = MODEL.model_copy(update={"weights_fingerprint": "other"})
 
-
-@pytest.fixture
-def settings(tmp_path: Path, redis_url: str) -> Settings:
-    return Settings(data_dir=tmp_path / "data", model="baseline", redis_url=redis_url)
+@pytest.fixture(params=["sqlite", "postgresql"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str) -> Settings:
+    database = {"database_url": request.getfixturevalue("postgres_url")} if request.param == "postgresql" else {}
+    return Settings(data_dir=tmp_path / "data", model="baseline", redis_url=redis_url, **database)
 
 
 @pytest.fixture
@@ -53,32 +51,6 @@ def generation(catalog: Catalog) -> Generation:
     made = catalog.generations.ensure_active(catalog.collections.ensure("default").id, MODEL)
     store(catalog, made, [f"{number:02}.jpg" for number in range(10)])
     return made
-
-
-def vector(name: str) -> np.ndarray:
-    seed = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)
-    row = np.random.default_rng(seed).standard_normal(8).astype(np.float32)
-    return row / np.linalg.norm(row)
-
-
-def store(catalog: Catalog, generation: Generation, names: list[str], salt: str = "") -> int:
-    """Commit images whose vectors follow from name and salt."""
-    images = [
-        IndexedImage(
-            ImageMetadata(
-                image_id=name,
-                source_uri=f"file:///{name}",
-                sha256=hashlib.sha256(name.encode()).hexdigest(),
-                width=8,
-                height=8,
-                format="JPEG",
-                bytes=100,
-            ),
-            vector(name + salt),
-        )
-        for name in names
-    ]
-    return catalog.commit(generation.id, IndexBatch(upserts=images))
 
 
 def by_vector(name: str, **fields: Any) -> Any:
@@ -117,7 +89,7 @@ def test_a_worker_answers_refuses_and_drains(
         "unknown_collection": by_vector("x", collection="none-such"),
         "unknown_id": request(parts=[{"image_id": "none"}]),
         "invalid_vector": request(parts=[{"vector": [1.0, 0.0]}]),
-        "model_unavailable": request(parts=[{"text": "a dog"}]),
+        "no_model": request(parts=[{"text": "a dog"}]),
     }.items():
         error = ask(client, one).error
         assert error is not None
@@ -153,6 +125,13 @@ def test_a_worker_answers_refuses_and_drains(
     answers = [reply(client, one.request_id).answer for one in many]
     assert max(one.provenance.batch_size for one in answers if one) > 1
     assert [one.results[0].image_id for one in answers if one] == [f"{n % 10:02}.jpg" for n in range(20)]
+
+    # status tells what it did, and that it waits for work
+    def idle() -> bool:
+        [role] = health_of(client, stuck_seconds=60).roles
+        return (role.role, role.state, role.doing) == ("query_worker", "idle", "") and role.done >= 30
+
+    wait_for(idle, seconds=10, what="status to show an idle worker")
     # SIGTERM answers what was taken and ends soon
     started = time.monotonic()
     assert worker.stop() == 0
@@ -236,3 +215,69 @@ def test_a_killed_workers_searches_are_taken_over_and_a_wiped_or_restarted_redis
         assert best(client, "04.jpg") == "04.jpg"
         assert second.text().count("waiting for Redis") == 1
         assert second.stop() == 0
+
+
+def test_servers_that_are_away_at_the_start_or_later_are_waited_for(
+    start_role: StartRole, tmp_path: Path, own_valkey: Any, postgres_server: PostgresServer
+) -> None:
+    valkey: ValkeyServer = own_valkey()
+    valkey.kill()
+    with postgres_server.another() as postgres:
+        url = postgres.url(postgres.make_database())
+        settings = Settings(data_dir=tmp_path / "data", redis_url=valkey.url, database_url=url)
+        with catalog_of(settings) as catalog:
+            generation = catalog.generations.ensure_active(catalog.collections.ensure("default").id, MODEL)
+            store(catalog, generation, ["01.jpg", "02.jpg"])
+        postgres.stop()
+        worker = start_role("query_service.worker", settings)
+        wait_for(lambda: worker.says("waiting for Redis"), seconds=60)
+        valkey.start()
+        wait_for(lambda: worker.says("waiting for the catalog"), seconds=60)
+        postgres.start()
+        wait_for(lambda: worker.says("ready"), seconds=60)
+        with connect_url(valkey.url) as client:
+            assert best(client, "01.jpg") == "01.jpg"
+            postgres.stop()
+            for filtered in ({}, {"options": {"filter": {"op": "exists", "key": "year"}}}):
+                error = ask(client, by_vector("01.jpg", **filtered)).error
+                assert error is not None
+                assert (error.reason, error.retryable) == ("catalog_unavailable", True)
+            postgres.start()
+            wait_for(lambda: ask(client, by_vector("02.jpg")).answer, seconds=10)
+            with catalog_of(settings) as catalog:
+                store(catalog, generation, ["03.jpg"])
+            wait_for(lambda: best(client, "03.jpg") == "03.jpg", seconds=5)
+        assert worker.stop() == 0
+
+
+def test_a_worker_that_waits_for_a_server_ends_when_it_is_told_to(
+    start_role: StartRole, tmp_path: Path, own_valkey: Any
+) -> None:
+    valkey: ValkeyServer = own_valkey()
+    valkey.kill()
+    worker = start_role("query_service.worker", Settings(data_dir=tmp_path / "data", redis_url=valkey.url))
+    wait_for(lambda: worker.says("waiting for Redis"), seconds=60)
+    assert worker.stop() == 0
+
+
+SLOW_BOOT = """
+import sys, time
+from pipeline.replica import IndexReplica
+from query_service import worker
+IndexReplica.boot = classmethod(lambda *_: time.sleep(60))
+sys.exit(worker.main())
+"""
+
+
+@pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
+@pytest.mark.usefixtures("generation")
+def test_a_worker_that_is_told_to_stop_does_not_load_to_the_end(settings: Settings, client: Redis) -> None:
+    process = subprocess.Popen([sys.executable, "-c", SLOW_BOOT], cwd=ROOT, env=environment_of(settings))
+    try:
+        wait_for(lambda: [role.doing for role in health_of(client, stuck_seconds=60).roles], seconds=60)
+        time.sleep(0.5)  # the heartbeat begins just after the loading
+        process.terminate()
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from redis import Redis
+from redis.exceptions import OutOfMemoryError
 from search_entries import reply, request, submit
 from servers import wait_for
 
@@ -44,10 +46,67 @@ def test_what_waits_is_taken_at_once_highest_priority_first_and_no_more_than_a_b
     for searches in sent.values():
         for one in searches:
             submit(client, one)
-    taken = queue.read(1)
-    assert [one.request_id for one in taken] == [one.request_id for p in ("high", "normal") for one in sent[p]]
-    assert [one.request_id for one in queue.read(1)] == [one.request_id for one in sent["low"]]
-    assert queue.read(1) == []
+    three = RequestQueue(client, "three", 3)
+    names = {one.request_id: f"{p} {place}" for p, searches in sent.items() for place, one in enumerate(searches)}
+    assert [names[one.request_id] for one in three.read(1)] == ["high 0", "high 1", "normal 0"]
+    assert [names[one.request_id] for one in three.read(1)] == ["normal 1", "low 0", "low 1"]
+    assert three.read(1) == []
+
+
+def test_high_priorities_that_fill_every_batch_leave_a_part_of_it_to_the_lower_ones(
+    client: Redis, queue: RequestQueue
+) -> None:
+    large = RequestQueue(client, "large", 16)
+    for priority in ("high", "normal", "low"):
+        for _ in range(20):
+            submit(client, request(priority=priority))
+    taken = [Counter(one.stream for one in large.read(1)) for _ in range(3)]
+    high, normal, low = STREAMS.values()
+    assert taken[0] == {high: 12, normal: 2, low: 2}
+    assert taken[1] == {high: 8, normal: 6, low: 2}, "what is kept and not needed goes to the next in order"
+    assert taken[2] == {normal: 12, low: 4}
+
+
+def test_a_batch_of_large_pictures_is_a_small_one(
+    client: Redis, queue: RequestQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taken_requests, "_BATCH_BYTES", 50_000)
+    monkeypatch.setattr(taken_requests, "TAKE_OVER_MS", 50)
+    many = RequestQueue(client, "many", 64)
+    for number in range(9):
+        picture = request(parts=[{"image": b"\0" * 20_000}], priority="low" if number > 5 else "high")
+        submit(client, picture)
+    first = [one.stream for one in many.read(1)]
+    assert first == [STREAMS["high"]] * 3 + [STREAMS["low"]], "50,000 bytes, and one of those who would starve"
+    assert len(many.read(1)) == 4
+    time.sleep(0.08)
+    assert [len(queue_of_four) for queue_of_four in (many.take_over(), many.take_over())] == [3, 3]
+    assert sum(len(message.message) for message in many.read(1)) < 50_000
+
+
+def fill(client: Redis, size: int) -> None:
+    """Write values of so many bytes until the server refuses."""
+    for number in range(100_000):
+        try:
+            client.set(f"other:{size}:{number}", b"\0" * size)
+        except OutOfMemoryError:
+            return
+
+
+def test_a_full_server_is_emptied_by_its_answers(own_valkey: Any) -> None:
+    """It takes no write that needs memory: as one transaction no reply would go out, and no search ever away."""
+    server = own_valkey("--maxmemory", "12mb")
+    with connect_url(server.url) as client:
+        queue = RequestQueue(client, "one", 64)
+        queue.read(1)
+        sent = [request(parts=[{"image": b"\0" * 100_000}]) for _ in range(20)]
+        for one in sent:
+            submit(client, one)
+        for size in (1_000_000, 10_000, 100):
+            fill(client, size)
+        queue.settle([(one, b"said" * 50) for one in queue.read(1)])
+        assert client.xlen(STREAMS["normal"]) == 0
+        assert all(client.lpop(reply_key(one.request_id)) for one in sent)
 
 
 def test_a_full_queue_says_busy_at_once(client: Redis, queue: RequestQueue) -> None:
@@ -129,6 +188,42 @@ def test_renewing_keeps_others_from_taking_over(
     queue.renew(held)  # after the reply it says nothing
     time.sleep(0.12)
     assert RequestQueue(client, "two", 4).take_over() == []
+
+
+def test_what_a_worker_hangs_in_is_not_renewed_once_its_time_is_over(
+    client: Redis, queue: RequestQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would count against the bound of the queue for as long as that worker lives."""
+    monkeypatch.setattr(taken_requests, "TAKE_OVER_MS", 100)
+    submit(client, request(timeout_seconds=0.05))
+    held = queue.read(1)
+    time.sleep(0.12)
+    queue.renew(held)
+    assert [one.entry for one in RequestQueue(client, "two", 4).take_over()] == [one.entry for one in held]
+
+
+def test_a_cancelled_search_is_seen_when_it_is_taken_over(
+    client: Redis, queue: RequestQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taken_requests, "TAKE_OVER_MS", 50)
+    one = request()
+    submit(client, one)
+    assert [taken.cancelled for taken in queue.read(1)] == [False]
+    client.eval(CANCEL_SCRIPT, *cancel_arguments(one.request_id, 10.0))
+    time.sleep(0.08)
+    assert [taken.cancelled for taken in queue.take_over()] == [True]
+
+
+def test_what_was_deleted_while_a_dead_worker_held_it_is_forgotten(
+    client: Redis, queue: RequestQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taken_requests, "TAKE_OVER_MS", 50)
+    submit(client, request())
+    [held] = queue.read(1)
+    client.xdel(held.stream, held.entry)
+    time.sleep(0.08)
+    assert queue.take_over() == []
+    assert client.xpending(held.stream, "query")["pending"] == 0
 
 
 def test_a_wiped_redis_gets_its_groups_again(client: Redis, queue: RequestQueue) -> None:

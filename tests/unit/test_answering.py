@@ -19,11 +19,14 @@ from pipeline.embedding_service import EmbeddingService
 from pipeline.replica import IndexReplica
 from pipeline.rerank import RerankOptions
 from pipeline.search import NearestNeighborSearch
+from query_service import preloaded_models
 from query_service.answering import Answering, Served
+from query_service.asked import Asked
+from query_service.preloaded_models import PreloadedModels
 from query_service.protocol import QueryPart, SearchAnswer, SearchReply, SearchRequest
 from query_service.wire import pack_reply, unpack_reply
 from storage.catalog import Catalog, IndexBatch, IndexedImage
-from storage.errors import CatalogUnavailable
+from storage.errors import CatalogUnavailable, ModelMismatch
 from storage.filters import And, Equals, Exists, Filter, Range
 from storage.records import ImageMetadata
 from storage.settings import Settings
@@ -271,6 +274,24 @@ def test_a_model_that_cannot_be_had_fails_only_those_who_need_it(tmp_path: Path)
         bench.answering.close()
 
 
+def test_a_model_that_could_not_be_loaded_is_not_tried_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each try takes seconds, in which no other search is answered."""
+    models, service = PreloadedModels(Settings(data_dir=tmp_path)), EmbeddingService("baseline")
+    another = service.identity.model_copy(update={"weights_fingerprint": "another"})
+    loads = Watched(monkeypatch, LoadedModels, "_load")
+    for _ in range(3):
+        with pytest.raises(ModelMismatch, match="same checkpoint"):
+            models.get(another)
+    assert len(loads.calls) == 1
+    assert models.get(service.identity).identity == service.identity
+    monkeypatch.setattr(preloaded_models, "_FAILED_SECONDS", 0.0)
+    with pytest.raises(ModelMismatch):
+        models.get(another)
+    assert len(loads.calls) == 3
+
+
 def test_a_catalog_that_does_not_answer_is_nobodys_fault(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def unavailable(*_arguments: Any, **_keywords: Any) -> Any:
         raise CatalogUnavailable("the catalog cannot be used")
@@ -336,6 +357,38 @@ def test_a_batch_is_one_call_to_model_index_and_catalog(bench: Bench, monkeypatc
     assert texts.calls == [["a cat", "a dog"]]
     assert searches.calls == [[2, 3, 4, 5, 6, 7, 8, 9, 10 + 3 + 3]]
     assert len(shown.calls) == 1
+
+
+def test_a_thousand_pictures_are_never_in_memory_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixty-four searches may ask with sixteen pictures each."""
+    prepared = Watched(monkeypatch, EmbeddingService, "prepare")
+    embed, waiting, most = EmbeddingService.embed_prepared, [0], [0]
+
+    def embedding(self: EmbeddingService, batch: Sequence[Any]) -> Any:
+        most[0] = max(most[0], len(prepared.calls) - waiting[0])
+        waiting[0] += len(batch)
+        return embed(self, batch)
+
+    monkeypatch.setattr(EmbeddingService, "embed_prepared", embedding)
+    searches = [request(*(QueryPart(image=jpeg(100 * number + part)) for part in range(16))) for number in range(10)]
+    assert all(reply.answer is not None for reply in bench.answer(*searches))
+    assert waiting == [160]
+    assert most[0] <= 64
+
+
+def test_a_result_that_cannot_be_told_fails_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    reply = Asked.reply
+
+    def breaking(self: Asked, provenance: Any) -> Any:
+        if self.request.explain:
+            raise ValueError("secret of the results")
+        return reply(self, provenance)
+
+    monkeypatch.setattr(Asked, "reply", breaking)
+    broken, fine = bench.answer(request(photo(1), explain=True), request(photo(2)))
+    assert broken.error is not None
+    assert broken.error.reason == "remote_failure"
+    assert fine.answer is not None
 
 
 def test_equal_filters_share_one_query_and_one_search(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
