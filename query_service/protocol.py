@@ -15,6 +15,7 @@ from pipeline.errors import InvalidQuery
 from pipeline.rerank.explanation import Explanation, StepTrace
 from pipeline.rerank.options import RerankOptions
 from pipeline.results import SearchResults
+from storage.filters import depth_of
 from storage.records import MAX_IMAGE_ID_CHARACTERS, ModelIdentity
 
 __all__ = [
@@ -37,15 +38,17 @@ MAX_DIMENSION = 8192
 MAX_K = 1000  # results on one page; walk further with `offset`
 MAX_OFFSET = 100_000
 MAX_EXCLUDED = 1000
+MAX_FILTER_DEPTH = 32  # And, Or, Not within each other; JSON's own bound is above. The catalog bounds the size.
 MAX_WEIGHT = 100.0
 MAX_TIMEOUT_SECONDS = 600.0
+_MOST_REASONS = 5  # of one refusal: a vector may be wrong in each of its numbers
 
 Priority = Literal["high", "normal", "low"]
 ImageId = Annotated[str, Field(min_length=1, max_length=MAX_IMAGE_ID_CHARACTERS)]
 
 
 class _Message(BaseModel):
-    """Frozen, no unknown fields, no NaN; refuses as InvalidQuery with every reason in one line."""
+    """Frozen, no unknown fields, no NaN; refuses as InvalidQuery with the first reasons in one line."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
@@ -56,7 +59,8 @@ class _Message(BaseModel):
             made = handler(value)
         except ValidationError as error:
             # the input is not repeated: it may be a picture of 50 MB
-            reasons = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'message'}: {e['msg']}" for e in error.errors())
+            found = error.errors(include_input=False, include_url=False)[:_MOST_REASONS]
+            reasons = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'message'}: {e['msg']}" for e in found)
             raise InvalidQuery(f"this cannot be understood: {reasons}") from error
         problem = made.problem()
         if problem is not None:
@@ -116,6 +120,9 @@ class SearchRequest(_Message):
             return f"k is at most {MAX_K} a page, got {self.options.top_k}: walk further with offset"
         if self.options.offset > MAX_OFFSET:
             return f"offset is at most {MAX_OFFSET}, got {self.options.offset}: narrow the search with a filter"
+        depth = depth_of(self.options.filter) if self.options.filter is not None else 0
+        if depth > MAX_FILTER_DEPTH:
+            return f"options.filter: it is nested {depth} deep, at most {MAX_FILTER_DEPTH}"
         return None
 
 

@@ -64,6 +64,6 @@ def _unpack(data: bytes, most_bytes: int) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise MalformedMessage("a message is a map")
     version = fields.pop("v", None)
-    if version != VERSION:
+    if type(version) is not int or version != VERSION:  # 1.0 and True are equal to 1
         raise MalformedMessage(f"message of version {version!r}; this program speaks version {VERSION}")
     return fields

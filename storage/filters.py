@@ -164,6 +164,19 @@ And.model_rebuild()
 Or.model_rebuild()
 Not.model_rebuild()
 
+
+def depth_of(wanted: Filter) -> int:
+    """How deep a filter is nested; one condition is 1."""
+    deepest = 0
+    left: list[tuple[Filter, int]] = [(wanted, 1)]
+    while left:  # not recursive: what is measured may be deeper than Python's stack
+        one, depth = left.pop()
+        deepest = max(deepest, depth)
+        inner = one.filters if isinstance(one, And | Or) else (one.filter,) if isinstance(one, Not) else ()
+        left += [(part, depth + 1) for part in inner]
+    return deepest
+
+
 _EXPRESSION = re.compile(r"(?P<key>[^=!<>]+)(?P<operator>!=|>=|<=|=|>|<)(?P<value>.*)", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _BOUNDS = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}

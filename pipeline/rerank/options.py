@@ -10,6 +10,7 @@ from pipeline.errors import InvalidQuery
 from storage.filters import Filter
 
 DIVERSITY_WINDOW = 100  # images; ten pages of ten are reordered as one, and 100 x 100 cosines cost nothing
+_MOST_REASONS = 5  # of one refusal: a filter may be wrong in each of its values
 
 
 class RerankOptions(BaseModel):
@@ -38,7 +39,8 @@ class RerankOptions(BaseModel):
         try:
             return handler(value)
         except ValidationError as error:
-            reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            found = error.errors(include_input=False, include_url=False)[:_MOST_REASONS]
+            reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found)
             raise InvalidQuery(f"these rerank options cannot be used: {reasons}") from error
 
     def replace(self, **changes: Any) -> RerankOptions:
