@@ -44,6 +44,13 @@ def _default_fetch_threads() -> int:
     return min(_MAX_FETCH_THREADS, (os.cpu_count() or 1) + 4)
 
 
+def allowed_threads() -> int:
+    """How many threads a model may compute on: what OMP_NUM_THREADS says, at most the cores of this process."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # OpenMP allows a list, one number for each level
+    return min(int(said), cores) if said.isdecimal() and int(said) else cores
+
+
 class Schedule(BaseModel):
     """One entry of `schedules`: when (five cron fields, UTC) and what is to be done with which source."""
 
@@ -108,6 +115,17 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         default="auto",
         description="Number type inside the model; `auto` is float16 on cuda, else float32.",
+    )
+    backend: Literal["auto", "torch", "onnx", "onnx-int8"] = Field(
+        default="auto",
+        description="What runs the model: `torch`, `onnx` (onnxruntime, CPU; the same vectors) or `onnx-int8` (CPU; "
+        "faster, another model's vectors; see `visual-search models prepare`). `auto` takes `onnx` for CLIP in float32 "
+        "on a CPU, else `torch`. A collection that holds vectors keeps the precision that made them.",
+    )
+    decoding: Literal["reduced", "full"] = Field(
+        default="reduced",
+        description="How a new collection decodes large JPEGs: at `reduced` size, no less than twice what the model "
+        "sees, or in `full`, to the last bit as transformers does. A collection that holds vectors keeps its way.",
     )
     batch_size: int | None = Field(
         default=None, ge=1, le=4096, description="Images per model call; by default the model's own choice."
@@ -213,6 +231,10 @@ class Settings(BaseSettings):
         default_factory=list,
         description="Who may use the HTTP API: a list of tables with `name`, `sha256` (of the key) and `scopes` "
         "(`search`, `submit`, `admin`); made by `visual-search keys new`. Default none: loopback only.",
+    )
+    job_sources: list[str] = Field(
+        default_factory=list,
+        description="Folders and `s3://bucket/prefix` addresses below which jobs over HTTP may index; default: any.",
     )
     requests_per_minute: int = Field(
         default=600, ge=0, description="HTTP requests that each key (or address, without keys) may make; 0: no limit."

@@ -1,6 +1,6 @@
 """Queued indexing from Python: submit, look, wait, cancel, try again.
 
-Loads no index, and a model only for the first job of a collection, to record which one it is.
+Loads neither index nor model. The first job of a collection has a process of its own say which model it is.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from storage.images.backend import StorageBackend
 from storage.images.keys import key_of
 from storage.images.local import LocalStorage
 from storage.images.locate import open_source, split_uri
+from storage.records import Attributes
 from storage.settings import Settings, load_settings
 from workers.batch_sender import BatchSender
 from workers.submit import Submission, digest_of_attributes, digest_of_items, generation_for
@@ -148,19 +149,27 @@ class JobClient:
         images: Mapping[str, bytes],
         *,
         collection: str | None = None,
+        attributes: Mapping[str, Attributes] | None = None,
         store: str | Path | None = None,
         priority: int = 0,
     ) -> JobProgress:
         """Store these pictures (image id to encoded bytes), then queue them; the id becomes the key.
 
-        They are kept in `store`, or else below `uploads` in the data folder, which all workers must then be
-        able to read. Raises StorageError, and queues nothing, when one cannot be stored.
+        `attributes` holds those of some or all of the images, by id; each picture is read from `images` once.
+        They are kept in `store`, or else below `uploads` in the data folder, which all workers must then be able
+        to read. Raises StorageError, and queues nothing, when one cannot be stored.
         """
         name = collection or self.settings.collection
         generation = generation_for(self.catalog, name, self.settings)
         backend = self._upload_store(name, store)
-        items = [SourceItem(image_id, backend.put(key_of(image_id), data)) for image_id, data in images.items()]
-        options = JobOptions(restore_deleted=True)  # who uploads an image wants to have it
+        given = attributes or {}
+        items = [
+            SourceItem(image_id, backend.put(key_of(image_id), data), given.get(image_id))
+            for image_id, data in images.items()
+        ]
+        options = JobOptions(  # who uploads an image wants to have it
+            restore_deleted=True, attributes_sha256=digest_of_attributes(attributes)
+        )
         request = JobRequest(generation.collection_id, generation.id, "upload", backend.uri(""), options, priority)
         return self._submit_items(request, generation, items)
 

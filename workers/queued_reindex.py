@@ -15,8 +15,9 @@ from pipeline.errors import InvalidQuery, ReindexIncomplete
 from pipeline.reindex import Gate, ReindexReport, by_address, switch
 from storage.catalog import REINDEX, Generation, JobOptions, JobProgress, JobRequest
 from storage.settings import Settings
+from workers.model_identity import identity_of
 from workers.planner import Placed
-from workers.submit import Submission, identity_of
+from workers.submit import Submission
 
 LOOK_SECONDS = 0.5  # between two looks at a round
 

@@ -16,8 +16,9 @@ from pipeline.embedders.checkpoint import canonical_name
 from pipeline.indexing.source import Source, SourceItem
 from storage.catalog import Catalog, Generation, JobProgress, JobRecord, JobRequest
 from storage.errors import JobClosed, ModelMismatch, StorageError
-from storage.records import Attributes, ModelIdentity
+from storage.records import Attributes
 from storage.settings import Settings
+from workers.model_identity import identity_of
 from workers.planner import ATTRIBUTES_USED, Placed, Planner, remove_gone
 
 ATTRIBUTES_UNUSED = "attributes_unused"  # count of a job: sidecar rows that named no listed image
@@ -110,7 +111,7 @@ def generation_for(catalog: Catalog, collection: str, settings: Settings) -> Gen
     generation = catalog.generations.active(record.id)
     if generation is None:
         level = logging.INFO if settings.model == "baseline" else logging.WARNING  # that takes seconds
-        log.log(level, "the collection is new: loading the model %s once, to record which one it is", settings.model)
+        log.log(level, "the collection is new: the model %s is loaded once, to record which one it is", settings.model)
         return catalog.generations.ensure_active(record.id, identity_of(settings.model, settings))
     if "model" in settings.model_fields_set and canonical_name(settings.model) != generation.model.name:
         raise ModelMismatch(
@@ -118,13 +119,6 @@ def generation_for(catalog: Catalog, collection: str, settings: Settings) -> Gen
             "two models cannot be compared. Name no model, or another --collection"
         )
     return generation
-
-
-def identity_of(model: str, settings: Settings) -> ModelIdentity:
-    """Which model this is, in every detail: only loading it tells. Raises ModelUnavailable, UnsupportedModel."""
-    from pipeline.embedders.registry import load_embedder
-
-    return load_embedder(model, device=settings.device, dtype=settings.dtype).identity
 
 
 def digest_of_items(items: Sequence[SourceItem]) -> str:

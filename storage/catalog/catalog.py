@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from storage.catalog.attribute_values import AttributeValues
 from storage.catalog.batch_results import commit_results
 from storage.catalog.batches import Batches
 from storage.catalog.collections import Collections
@@ -38,6 +39,7 @@ class Catalog:
         self.generations = Generations(database)
         self.lifecycle = Lifecycle(database)
         self.images = Images(database)
+        self.attribute_values = AttributeValues(database)
         self.feed = Feed(database)
         self.failures = Failures(database)
         self.jobs = Jobs(database)

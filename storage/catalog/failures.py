@@ -40,10 +40,11 @@ class Failures:
         with self._database.write() as connection:
             return clear_failures(connection, collection_id, image_ids)
 
-    def list(self, collection_id: int) -> list[FailureRecord]:
-        """Every failure of the collection, by image id."""
+    def list(self, collection_id: int, *, after: str = "", limit: int | None = None) -> list[FailureRecord]:
+        """The failures of the collection by image id, from behind `after`; all of them unless limited."""
         columns = [_FAILURES[name] for name in FailureRecord.__dataclass_fields__]
-        statement = select(*columns).where(_FAILURES.collection_id == collection_id).order_by(_FAILURES.image_id)
+        here = (_FAILURES.collection_id == collection_id, _FAILURES.image_id > after)
+        statement = select(*columns).where(*here).order_by(_FAILURES.image_id).limit(limit)
         with self._database.read() as connection:
             return [FailureRecord(**row) for row in connection.execute(statement).mappings()]
 

@@ -3,27 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
-from typing import Any
 
 from storage.catalog import JobProgress
 from visual_search.cli.output import ExitCode, console, error_console, print_json, print_table
-
-_COUNTS = ("indexed", "reused", "refreshed", "unchanged", "deleted", "failed", "removed", "pending")
-
-
-def job_document(progress: JobProgress) -> dict[str, Any]:
-    """A job as JSON: what was asked, its state, counts, rate in images per second and ETA in seconds."""
-    document = asdict(progress.job)
-    del document["counts"], document["request_key"]
-    counts = {name: getattr(progress, name) for name in ("listed", *_COUNTS)}
-    return document | {
-        "counts": counts,
-        "batches_left": progress.batches_left,
-        "rate": round(progress.rate, 2),
-        "eta_seconds": None if progress.eta_seconds is None else round(progress.eta_seconds, 1),
-        "is_over": progress.is_over,
-    }
+from workers.job_document import COUNTS, job_document
 
 
 def print_job(progress: JobProgress, *, as_json: bool) -> None:
@@ -61,7 +44,7 @@ def print_jobs(jobs: Iterator[JobProgress] | list[JobProgress], *, as_json: bool
 
 def job_line(progress: JobProgress) -> str:
     """State, counts, rate and ETA in one line."""
-    counts = ", ".join(f"{getattr(progress, name)} {name}" for name in _COUNTS if getattr(progress, name))
+    counts = ", ".join(f"{getattr(progress, name)} {name}" for name in COUNTS if getattr(progress, name))
     line = f"{progress.job.state}: {progress.done} of {progress.listed} images done"
     line += f" ({counts})" if counts else ""
     if progress.is_over:

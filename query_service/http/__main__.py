@@ -1,0 +1,50 @@
+"""`python -m query_service.http`: serves the HTTP API and the web page until told to stop."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextlib import ExitStack
+from threading import Event
+
+from query_service.async_client import AsyncSearchClient
+from query_service.http.app import create_app
+from query_service.http.listening import listen
+from query_service.http.server import serve
+from query_service.http.service import HttpService
+from storage.settings import Settings
+from workers.heartbeat import Heartbeat
+from workers.job_client import JobClient
+from workers.role_process import run_role
+from workers.servers import connect_redis
+
+ROLE = "http"
+
+_log = logging.getLogger(__name__)
+
+
+def run_http(settings: Settings, stop: Event) -> None:
+    """Build the API from the settings and serve it until told to stop.
+
+    Raises SettingsError, PortTaken, RedisUnavailable, RedisUnusable, BundledServerError and CatalogError when it
+    cannot start.
+    """
+    with ExitStack() as parts:
+        sockets = [parts.enter_context(one) for one in listen(settings)]  # first: what is most often wrong
+        client = parts.enter_context(connect_redis(settings))
+        jobs = parts.enter_context(JobClient(settings))
+        searches = AsyncSearchClient(settings)  # closed by the application, in its loop
+        heartbeat = parts.enter_context(Heartbeat(client, ROLE))
+        app = create_app(HttpService(settings, jobs, searches, client.ping, stop, heartbeat.progress))
+        host, port = sockets[0].getsockname()[:2]
+        _log.info("ready: http://%s:%d/", f"[{host}]" if ":" in host else host, port)
+        serve(app, sockets, stop)
+
+
+def main() -> int:
+    """Start with the settings of the environment and the TOML file; SIGTERM ends it after the current requests."""
+    return run_role(ROLE, run_http)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

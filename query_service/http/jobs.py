@@ -1,0 +1,90 @@
+"""Jobs over HTTP: submit a source, look, cancel, try again. How they are followed stands in `job_events`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.indexing.selection import SourceSelection
+from query_service.http.access import requires
+from query_service.http.collections import CollectionName
+from query_service.http.job_sources import check_source
+from query_service.http.service import Service
+from query_service.http.storable_text import storable
+from workers.job_document import job_document
+
+MOST_JOBS = 500  # of one list
+MOST_NUMBER = 2**31 - 1  # that the catalog's numbers reach
+_MOST_CHARACTERS = 1024
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+JobNumber = Annotated[int, Path(ge=1, le=MOST_NUMBER, description="The job's number.")]
+_Pattern = Annotated[str, Field(min_length=1, max_length=_MOST_CHARACTERS)]
+
+
+class JobBody(BaseModel):
+    """What is to be indexed, as `visual-search submit` takes it."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"source": "s3://my-bucket/photos", "collection": "shop", "mirror": True}]},
+    )
+
+    source: str = Field(min_length=1, max_length=4096, description="A folder of the service's machine, or s3://…")
+    collection: str | None = Field(None, max_length=200)
+    include: tuple[_Pattern, ...] = Field((), max_length=100, description="Shell patterns over the path in the source.")
+    exclude: tuple[_Pattern, ...] = Field((), max_length=100)
+    id_prefix: str = Field("", max_length=_MOST_CHARACTERS)
+    mirror: bool = Field(default=False, description="Remove images that came from this source and are gone from it.")
+    restore_deleted: bool = False
+    priority: int = Field(0, ge=0, le=9, description="9 goes first.")
+
+
+@router.post("", dependencies=[requires("submit")], status_code=202)
+def submit(body: JobBody, service: Service) -> Mapping[str, Any]:
+    """Queue a folder or an S3 prefix for the embed workers; the reply comes when all of it is listed.
+
+    The same request again makes no second work: it takes up its unfinished job.
+    """
+    for text in (body.source, body.id_prefix, *body.include, *body.exclude):
+        storable(text)
+    check_source(body.source, service.settings.job_sources)
+    progress = service.jobs.submit(
+        body.source,
+        SourceSelection(body.id_prefix, body.include, body.exclude),
+        collection=body.collection,
+        priority=body.priority,
+        mirror=body.mirror,
+        restore_deleted=body.restore_deleted,
+    )
+    return job_document(progress)
+
+
+@router.get("", dependencies=[requires("search")])
+def jobs(
+    service: Service, collection: CollectionName = None, limit: Annotated[int, Query(ge=1, le=MOST_JOBS)] = 20
+) -> Sequence[Mapping[str, Any]]:
+    """List jobs and runs, newest first; of all collections unless one is named."""
+    return [job_document(job) for job in service.jobs.list(collection=collection, limit=limit)]
+
+
+@router.get("/{job}", dependencies=[requires("search")])
+def job(job: JobNumber, service: Service) -> Mapping[str, Any]:
+    """Show one job: state, counts, rate in images per second, ETA in seconds."""
+    return job_document(service.jobs.get(job))
+
+
+@router.post("/{job}/cancel", dependencies=[requires("admin")])
+def cancel(job: JobNumber, service: Service) -> Mapping[str, Any]:
+    """Cancel a job: what no worker has yet is dropped, what one works on still counts."""
+    return job_document(service.jobs.cancel(job))
+
+
+@router.post("/{job}/retry-failed", dependencies=[requires("admin")], status_code=202)
+def retry_failed(job: JobNumber, service: Service) -> Sequence[Mapping[str, Any]]:
+    """Queue the failed images of this job again: one job for each store."""
+    return [job_document(one) for one in service.jobs.retry_failed(job)]

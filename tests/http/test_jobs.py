@@ -1,0 +1,88 @@
+"""Jobs over HTTP: submit a folder, look, cancel, and which sources may be given."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from http_api import in_process
+from pictures import jpeg
+
+from query_service.http.job_sources import check_source
+from storage.errors import StorageDenied
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(6):
+        (folder / f"{number}.jpg").write_bytes(jpeg(number))
+    return folder
+
+
+def test_a_folder_becomes_a_job_that_can_be_looked_at_and_cancelled(http_app, photos):
+    reply = http_app.client.post("/v1/jobs", json={"source": str(photos), "exclude": ["5*"], "id_prefix": "p/"})
+    assert reply.status_code == 202
+    job = reply.json()
+    assert (job["state"], job["counts"]["listed"], job["batches_left"], job["is_over"]) == ("running", 5, 2, False)
+    assert job["options"]["exclude"] == ["5*"]
+    assert http_app.client.get(f"/v1/jobs/{job['id']}").json()["id"] == job["id"]
+    assert [one["id"] for one in http_app.client.get("/v1/jobs").json()] == [job["id"]]
+    cancelled = http_app.client.post(f"/v1/jobs/{job['id']}/cancel").json()
+    assert (cancelled["state"], cancelled["is_over"]) == ("cancelled", True)
+    assert http_app.client.post(f"/v1/jobs/{job['id']}/retry-failed").json() == []
+
+
+def test_the_same_request_again_makes_no_second_job(http_app, photos):
+    first, second = (http_app.client.post("/v1/jobs", json={"source": str(photos)}).json() for _ in range(2))
+    assert first["id"] == second["id"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "reason"),
+    [
+        ({}, 422, "invalid_request"),
+        ({"source": ""}, 422, "invalid_request"),
+        ({"source": "/x", "sauce": 1}, 422, "invalid_request"),
+        ({"source": "/x", "priority": 10}, 422, "invalid_request"),
+        ({"source": "/x", "include": "*.jpg"}, 422, "invalid_request"),
+        ({"source": "a\0b"}, 400, "invalid_query"),
+        ({"source": "/x", "id_prefix": "\ud800"}, 422, "invalid_request"),
+        ({"source": "ftp://host/x"}, 400, "storage_error"),
+        ({"source": "/no/such/folder"}, 400, "storage_error"),
+        ({"source": ".", "collection": "../x"}, 400, "invalid_collection_name"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_a_job_is_a_clear_error(stateless_app, body, status, reason):
+    reply = stateless_app.client.post(
+        "/v1/jobs", content=json.dumps(body), headers={"Content-Type": "application/json"}
+    )
+    assert (reply.status_code, reply.json()["error"]["reason"]) == (status, reason)
+
+
+@pytest.mark.parametrize("path", ["", "/events", "/cancel", "/retry-failed"])
+def test_an_unknown_job_is_told(stateless_app, path):
+    method = "GET" if path in ("", "/events") else "POST"
+    reply = stateless_app.client.request(method, f"/v1/jobs/77{path}")
+    assert (reply.status_code, reply.json()["error"]["reason"]) == (404, "unknown_job")
+    assert stateless_app.client.request(method, f"/v1/jobs/{2**70}{path}").status_code == 422
+
+
+def test_only_allowed_sources_are_taken(http_settings, photos, tmp_path):
+    (tmp_path / "link").symlink_to("/etc")
+    with in_process(http_settings.model_copy(update={"job_sources": [str(tmp_path), "s3://mine/photos"]})) as app:
+        assert app.client.post("/v1/jobs", json={"source": str(photos)}).status_code == 202
+        for source in ("/etc", f"{tmp_path}/../..", f"{tmp_path}/link", "s3://mine/photos-of-others", "s3://other"):
+            reply = app.client.post("/v1/jobs", json={"source": source})
+            assert (reply.status_code, reply.json()["error"]["reason"]) == (403, "access_denied"), source
+
+
+@pytest.mark.parametrize(
+    "source", ["s3://mine/photos", "s3://mine/photos/", "s3://mine/photos/2024", "S3://mine/photos"]
+)
+def test_a_prefix_allows_what_is_below_it(source):
+    check_source(source, ["s3://mine/photos/"])
+    with pytest.raises(StorageDenied):
+        check_source(source, ["s3://mine/photo", "/photos"])
