@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 pytest_plugins = ["databases", "servers"]
-
-# The page's tests need the HTTP API that serves it; they are collected from the moment on that it is there
-collect_ignore = [] if importlib.util.find_spec("query_service.http") else ["browser"]
 
 REGION = "us-east-1"
 

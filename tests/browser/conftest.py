@@ -6,7 +6,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,14 @@ import pytest
 from checkpoints import save_tiny_clip
 from pictures import jpeg, picture
 from playwright.sync_api import Browser, sync_playwright
-from watched_page import WatchedPage
-from web_service import ROLES, WebService, running_service, wait_until_ready
+from watched_page import OpenPage, WatchedPage
+from web_service import HOSTILE, ROLES, WebService, running_service, wait_until_ready
 
 CHROMIUM = "/usr/bin/chromium"
 _ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 _ARGUMENTS += ["--disable-component-update", "--disable-sync"]
 PICTURES = 70  # more than two pages of results
 WANTED_SEED = 500  # of the picture that tests search with; it is not indexed itself
-HOSTILE = (
-    "<img src=x onerror=alert(1)>.jpg",
-    '"><script>alert(2)</script>.jpg',
-    "'-alert(3)-'.jpg",
-    "javascript:alert(4).jpg",
-)
-
-OpenPage = Callable[..., WatchedPage]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,10 +6,9 @@ import hashlib
 from pathlib import Path
 
 import httpx
-from conftest import OpenPage
 from playwright.sync_api import expect
 from servers import ROOT, free_port
-from watched_page import WatchedPage
+from watched_page import OpenPage, WatchedPage
 from web_service import WebService, wait_until_ready
 
 from storage.settings import ApiKey, Settings

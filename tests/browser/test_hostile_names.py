@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from conftest import HOSTILE, OpenPage
 from playwright.sync_api import Page, expect
-from watched_page import WatchedPage
+from watched_page import OpenPage, WatchedPage
+from web_service import HOSTILE
 
 _VIOLATIONS = "window.violations = []; addEventListener('securitypolicyviolation', (one) => "
 _VIOLATIONS += "violations.push(`${one.violatedDirective} ${one.blockedURI}`));"

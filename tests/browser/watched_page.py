@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -84,3 +84,6 @@ class WatchedPage:
         address: Any = urlsplit(request.url)
         if address.scheme not in ("blob", "data") and address.netloc != urlsplit(self.url).netloc:
             self.problems.append(f"request to another host: {request.url}")
+
+
+OpenPage = Callable[..., WatchedPage]  # the fixture `open_page`

@@ -18,6 +18,12 @@ from storage.settings import Settings
 from visual_search.collection import ImageCollection
 
 ROLES = ("workers.embed_worker", "workers.aggregator", "query_service.worker", "query_service.http")
+HOSTILE = (  # ids of images
+    "<img src=x onerror=alert(1)>.jpg",
+    '"><script>alert(2)</script>.jpg',
+    "'-alert(3)-'.jpg",
+    "javascript:alert(4).jpg",
+)
 
 
 @dataclass
