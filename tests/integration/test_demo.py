@@ -25,7 +25,7 @@ def _run(home, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_demo_finds_every_edited_copy_and_says_which_model_it_used(tmp_path):
     pytest.importorskip("skimage")
-    demo = _run(tmp_path)
+    demo = _run(tmp_path, "--no-system")
     assert demo.returncode == 0, demo.stderr
     assert "NOTICE: This run uses `baseline` (openai/clip-vit-base-patch32 cannot be had here)" in demo.stdout
     assert "Indexed 36 of 36 images" in demo.stdout
@@ -35,7 +35,7 @@ def test_the_demo_finds_every_edited_copy_and_says_which_model_it_used(tmp_path)
     assert "This run uses" in page
     truth = json.loads((tmp_path / "demo-output" / "ground_truth.json").read_text())
     assert len(truth["queries"]) == 6
-    again = _run(tmp_path, "--model", "baseline")
+    again = _run(tmp_path, "--model", "baseline", "--no-system")
     assert again.returncode == 0, again.stderr
     assert "(as asked)" in again.stdout
 
@@ -43,12 +43,31 @@ def test_the_demo_finds_every_edited_copy_and_says_which_model_it_used(tmp_path)
 def test_the_demo_takes_ones_own_photos(tmp_path):
     write_photos(tmp_path / "mine", 9)
     (tmp_path / "mine" / "broken.jpg").write_bytes(jpeg(1)[:300])
-    demo = _run(tmp_path, "--photos", "mine", "--model", "baseline", "--output", "out")
+    demo = _run(tmp_path, "--photos", "mine", "--model", "baseline", "--output", "out", "--no-system")
     assert demo.returncode == 0, demo.stderr
     assert "Indexed 9 of 10 images" in demo.stdout
     assert "broken.jpg: corrupt" in demo.stdout
     assert (tmp_path / "out" / "results.html").exists()
     assert len(list((tmp_path / "mine").rglob("*.jpg"))) == 10
+
+
+@pytest.mark.slow
+def test_the_whole_system_answers_as_the_library_does_and_leaves_no_process(tmp_path, _valkey_program):
+    write_photos(tmp_path / "mine", 12)
+    demo = _run(tmp_path, "--photos", "mine", "--model", "baseline", "--output", "out")
+    assert demo.returncode == 0, demo.stdout + demo.stderr + (tmp_path / "out" / "system.log").read_text()
+    assert "Job 1 done" in demo.stdout
+    assert "Both answer exactly as the library did above." in demo.stdout
+    log = (tmp_path / "out" / "system.log").read_text()
+    for role in ("aggregator", "embed-worker", "beat", "query-worker", "http"):
+        assert f"{role} started" in log
+    assert log.splitlines()[-1].endswith("| all ended")
+    picture = tmp_path / "out" / "page.png"
+    if picture.exists():  # a browser is here
+        assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    else:
+        assert not os.environ.get("CI")
+        assert "no browser here" in demo.stdout
 
 
 def test_a_model_that_was_asked_for_is_never_replaced(tmp_path):

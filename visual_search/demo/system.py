@@ -41,6 +41,7 @@ _BROWSER_OPTIONS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--window-size=1280,900",
+    "--force-prefers-reduced-motion",  # else pictures are still fading in
     "--virtual-time-budget=8000",  # ms: until the pictures have been fetched
 )
 
