@@ -19,7 +19,7 @@ from servers import ValkeyServer, environment_of, free_port, wait_for  # noqa: E
 
 from storage.settings import Settings  # noqa: E402
 
-__all__ = ["System", "running", "wait_for"]
+__all__ = ["System", "free_port", "running", "wait_for"]
 
 _READY_SECONDS = 120
 
@@ -31,6 +31,11 @@ class System:
         self.folder = folder
         self.settings = settings
         self._parts = parts
+
+    @property
+    def redis_url(self) -> str:
+        """Where its Valkey is, database 0."""
+        return str(self.settings.redis_url and self.settings.redis_url.get_secret_value())
 
     def start(self, module: str, *, ready: str = "ready", **environment: str) -> subprocess.Popen[bytes]:
         """Start a role as a process and wait until it says that it is ready."""

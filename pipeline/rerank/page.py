@@ -10,5 +10,5 @@ from pipeline.results import SearchResult
 
 def cut_page(stream: Stream, offset: int, top_k: int) -> list[SearchResult]:
     """Return results offset+1 to offset+top_k with these ranks; fewer only when the stream ends."""
-    page = islice(stream, offset, offset + top_k)
-    return [result.model_copy(update={"rank": rank}) for rank, result in enumerate(page, start=offset + 1)]
+    page = enumerate(islice(stream, offset, offset + top_k), start=offset + 1)
+    return [result if result.rank == rank else result.model_copy(update={"rank": rank}) for rank, result in page]
