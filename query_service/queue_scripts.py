@@ -77,3 +77,26 @@ for _, flat in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
 end
 return 1
 """
+
+# One step, so that a search is forgotten when it is replied to, and not before. Replies first: a server that is full
+# refuses them, and then nothing was done.
+# KEYS: the streams, the cancelled ids, then for each search the key of its reply. ARGV: group, life of a reply in ms,
+# then for each search the number of its stream, its entry, its reply ("": nobody waits), and its id if cancelled, else "".
+
+SETTLE_SCRIPT = f"""
+local others = {len(STREAMS) + 1}
+for place = others + 1, #KEYS do
+  local reply = ARGV[2 + 4 * (place - others - 1) + 3]
+  if reply ~= '' then
+    redis.call('RPUSH', KEYS[place], reply)
+    redis.call('PEXPIRE', KEYS[place], ARGV[2])
+  end
+end
+for place = 3, #ARGV, 4 do
+  local stream = KEYS[tonumber(ARGV[place])]
+  redis.call('XACK', stream, ARGV[1], ARGV[place + 1])
+  redis.call('XDEL', stream, ARGV[place + 1])
+  if ARGV[place + 3] ~= '' then redis.call('ZREM', KEYS[others], ARGV[place + 3]) end
+end
+return 1
+"""

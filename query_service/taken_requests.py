@@ -15,7 +15,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-from query_service.queue_scripts import CLAIM_SCRIPT, FORGET_SCRIPT, READ_SCRIPT
+from query_service.queue_scripts import CLAIM_SCRIPT, FORGET_SCRIPT, READ_SCRIPT, SETTLE_SCRIPT
 from query_service.request_queue import (
     CANCELLED,
     DEAD_LETTERS,
@@ -101,17 +101,15 @@ class RequestQueue:
             pipeline.execute()
 
     def settle(self, replies: Sequence[tuple[Taken, bytes | None]]) -> None:
-        """Write the replies (None: nobody waits) and forget the searches, all in one transaction.
+        """Write the replies (None: nobody waits) and forget the searches, all in one step.
 
         A server that is full takes no reply: then the searches go first, whose memory the replies may use.
         """
         with redis_errors_translated():
             try:
-                with self._redis.pipeline(transaction=True) as pipeline:
-                    for taken, reply in replies:
-                        _forget(pipeline, taken)
-                        _reply(pipeline, taken, reply)
-                    pipeline.execute()
+                keys = (*_STREAMS, CANCELLED, *(reply_key(taken.request_id) for taken, _ in replies))
+                settled = [part for taken, reply in replies for part in _settled(taken, reply)]
+                self._redis.eval(SETTLE_SCRIPT, len(keys), *keys, GROUP, REPLY_TTL_MS, *settled)
             except OutOfMemoryError:
                 with self._redis.pipeline(transaction=False) as pipeline:
                     for taken, _ in replies:
@@ -190,6 +188,12 @@ class RequestQueue:
             except ResponseError as error:
                 if not str(error).startswith("BUSYGROUP"):  # it is there: another worker was quicker
                     raise
+
+
+def _settled(taken: Taken, reply: bytes | None) -> tuple[int | str | bytes, ...]:
+    """One search as the script wants it."""
+    wanted = reply if reply is not None and taken.request_id else b""
+    return _STREAMS.index(taken.stream) + 1, taken.entry, wanted, taken.request_id if taken.cancelled else ""
 
 
 def _forget(pipeline: Any, taken: Taken) -> None:

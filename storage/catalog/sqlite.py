@@ -18,6 +18,7 @@ CACHE_KIB = 64 * 1024  # the indexes of a million images mostly fit
 CHECKPOINT_PAGES = 4096  # 64 MiB of log between checkpoints, so that an index page is copied once, not many times
 BEGIN_OPTION = "visual_search_begin"  # execution option of an engine: the statement that begins its transactions
 READ = "BEGIN"
+NOTHING = ""  # a single statement is a transaction of its own
 # Taking the write lock at the start: a transaction that reads first and then writes would otherwise work on
 # old data or fail at once with "database is locked", whatever the timeout.
 WRITE = "BEGIN IMMEDIATE"
@@ -99,4 +100,6 @@ def _enter_wal(connection: sqlite3.Connection) -> None:
 
 
 def _on_begin(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get(BEGIN_OPTION, WRITE))
+    statement = connection.get_execution_options().get(BEGIN_OPTION, WRITE)
+    if statement:
+        connection.exec_driver_sql(statement)
