@@ -81,8 +81,8 @@ return 1
 # One step, so that a search is forgotten when it is replied to, and not before. Replies first: a server that is full
 # refuses them, and then nothing was done.
 # KEYS: the streams, the cancelled ids, then for each search the key of its reply. ARGV: group, life of a reply in ms,
-# then for each search the number of its stream, its entry, its reply ("": nobody waits), and its id if cancelled, else "".
-
+# then for each search the number of its stream, its entry, its reply ("": nobody waits), and its id if it was
+# cancelled, else "".
 SETTLE_SCRIPT = f"""
 local others = {len(STREAMS) + 1}
 for place = others + 1, #KEYS do

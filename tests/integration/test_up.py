@@ -95,6 +95,14 @@ def test_searches_are_answered_by_rpc_and_over_http_and_the_page_is_served(up, s
     assert [one["image_id"] for one in answer["results"]] == by_rpc
     assert "<title>" in httpx.get(_address(up)).text
     assert httpx.get(f"{_address(up)}readyz").status_code == 200
+    gone = by_rpc[0]
+    assert httpx.delete(f"{_address(up)}v1/images/{gone}").json()["deleted"] is True
+
+    def found():
+        answer = httpx.post(f"{_address(up)}v1/search", json=body, timeout=30).json()
+        return [one["image_id"] for one in answer["results"]]
+
+    wait_for(lambda: gone not in found(), seconds=10, what="the deleted image to be gone from searches")
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
