@@ -130,7 +130,7 @@ def _page(index: VectorIndex, question: PageQuestion, first: Sequence[Hit], meta
 def _filtered_out(index: VectorIndex, question: PageQuestion) -> int | None:
     if not question.filter_is_done or question.only is None:
         return None
-    return len(index) - sum(image_id in index for image_id in question.only)
+    return len(index) - index.count(question.only)
 
 
 def _with_metadata(pages: Sequence[Page], questions: Sequence[PageQuestion], metadata: MetadataLookup) -> list[Page]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
+from dataclasses import replace
 
 from storage.catalog import Catalog, ChangePage, Generation
-from storage.errors import IndexFileError
 from storage.snapshots import SnapshotStore
 from storage.vector_index import VectorIndex
 
-_log = logging.getLogger(__name__)
+_OWN_ROWS = 16_384  # so many in memory (32 MiB at 512-d) are not worth a new start
 
 
 class IndexReplica:
@@ -33,14 +32,10 @@ class IndexReplica:
         Which snapshot is found changes the time this takes and never the answers.
         """
         replica = cls(catalog, generation)
-        for record, saved in snapshots.valid(generation):
-            try:
-                replica.index = VectorIndex.from_saved(saved, record.uri)
-            except IndexFileError as error:
-                _log.warning("a snapshot of generation %d is passed over: %s", generation.id, error)
-            else:
-                replica.seq = replica.snapshot_seq = record.seq
-                break
+        for record, vectors in snapshots.valid(generation):
+            replica.index = VectorIndex.mapped(vectors)
+            replica.seq = replica.snapshot_seq = record.seq
+            break
         replica.catch_up()
         return replica
 
@@ -63,7 +58,25 @@ class IndexReplica:
         self.seq = page.last_seq
         return len(page.upserted_ids) + len(page.removed_ids)
 
+    def can_rest_anew(self, snapshots: SnapshotStore) -> bool:
+        """Whether booting again would save memory: a snapshot holds most of what only this process has in memory."""
+        if not snapshots.maps_files or self.index.own_rows < max(_OWN_ROWS, len(self.index) // 4):
+            return False
+        newest = self._catalog.snapshots.newest(self.generation.id)
+        return newest is not None and 2 * (newest.seq - self.snapshot_seq) > self.seq - self.snapshot_seq
+
     def publish(self, snapshots: SnapshotStore) -> None:
-        """Publish a snapshot of the index as it stands. Raises StorageError or IndexFileError, and harms nothing."""
-        snapshots.publish(self.generation, self.seq, self.index.pack())
+        """Publish a snapshot of the index as it stands. Raises StorageError or IndexFileError, and harms nothing.
+
+        Where snapshots are mapped, the index rests on this one from now on: what was changed in memory is given
+        back, and the rows are shared with whoever else boots from it.
+        """
+        with self.index.reading() as vectors:
+            snapshots.publish(self.generation, self.seq, vectors)
         self.snapshot_seq = self.seq
+        if snapshots.maps_files:
+            current = replace(self.generation, last_seq=self.seq)
+            for record, mapped in snapshots.valid(current):
+                if record.seq == self.seq:
+                    self.index = VectorIndex.mapped(mapped)
+                break

@@ -1,18 +1,18 @@
-"""Exact k nearest neighbours, chosen and ordered from the approximate candidates of an engine (FAISS).
+"""Exact k nearest neighbours, chosen and ordered from the approximate candidates of an engine.
 
-FAISS's float32 distances differ in the last bits between its code paths (BLAS for batches, none for one
-query), so they only choose candidates; what is answered is computed here. Knows numpy only: no FAISS, no
-lock.
+The engines' float32 distances differ in the last bits between code paths (one query or a batch, numpy's BLAS or
+FAISS), so they only choose candidates; what is answered is computed here. Knows numpy only: no FAISS, no lock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from storage.block_search import Blocks, block_rows, nearest_by_product
 from storage.vector_checks import Positions, Vectors
 
 Distances = np.ndarray[Any, np.dtype[np.float64]]
@@ -20,7 +20,8 @@ Distances = np.ndarray[Any, np.dtype[np.float64]]
 MARGIN = 16  # candidates fetched above k, so that a near tie at the cut seldom needs a second search
 GROWTH = 4  # how many times more are fetched when the tie at the cut goes on
 MAX_FETCHED = 4_000_000  # candidates held at once for a batch (about 50 MB)
-GATHER_BLOCK_ROWS = 65_536  # allowed rows copied at a time (128 MiB at 512-d)
+MAX_QUERIES = 2048  # at once: 8 MiB of products for each thread
+GATHER_ROWS = 4096  # up to here one filtered query copies its rows (8 MiB at 512-d): faster than a selector
 BLOCK_ROWS = 256  # 512-d rows worked on at once: 1 MiB of float64 stays in the processor's cache
 
 
@@ -31,46 +32,55 @@ class Hit(NamedTuple):
     distance: float
 
 
+class Rows(Protocol):
+    """The (n, d) rows that are searched; a `RowStore`, seen from here without FAISS."""
+
+    @property
+    def deviation(self) -> float: ...
+
+    def __len__(self) -> int: ...
+
+    def take(self, positions: Positions) -> Vectors: ...
+
+    def cuts(self, most: int) -> list[tuple[int, int]]: ...
+
+    def view(self, first: int, stop: int) -> Vectors: ...
+
+    def nearest_among(self, allowed: Positions, query: Vectors, wanted: int) -> tuple[Vectors, Positions]: ...
+
+
 @dataclass(frozen=True)
 class SearchSpace:
-    """What a search looks at: the (n, d) rows with their ids, and which of the rows it may answer.
+    """What a search looks at: the rows, the id of each, and which of the rows it may answer.
 
-    `allowed` (None: all) and `dropped` are sorted row numbers; the few dropped ones are skipped after the
-    fetch.
+    `live` gives all rows that hold a vector, `count` of them. `allowed` (None: all live ones) and `dropped` are
+    sorted row numbers; the few dropped ones are skipped after the fetch.
     """
 
-    rows: Vectors
-    image_ids: Sequence[str]
+    rows: Rows
+    id_at: Callable[[int], str]
+    live: Callable[[], Positions]
+    count: int
     allowed: Positions | None
     dropped: Positions
 
     @property
     def candidates(self) -> Positions:
         """The row numbers that may be looked at, the dropped ones included."""
-        return np.arange(len(self.rows)) if self.allowed is None else self.allowed
+        return self.live() if self.allowed is None else self.allowed
 
     @property
     def size(self) -> int:
         """How many rows an engine can return, the dropped ones included."""
-        return len(self.rows) if self.allowed is None else len(self.allowed)
+        return self.count if self.allowed is None else len(self.allowed)
 
 
-Fetch = Callable[[SearchSpace, Vectors, int], tuple[Vectors, Positions]]
-"""An engine: for (n, d) queries the (n, m) float32 distances and row numbers of the m nearest rows."""
-
-
-Knn = Callable[[Vectors, Vectors, int], tuple[Vectors, Positions]]
-"""The m nearest of (r, d) rows for (n, d) queries: (n, m) float32 distances and places among the rows."""
-
-
-def exact_search(space: SearchSpace, queries: Vectors, counts: Positions, fetch: Fetch) -> list[list[Hit]]:
+def exact_search(space: SearchSpace, queries: Vectors, counts: Positions) -> list[list[Hit]]:
     """Return for each of the (n, d) queries its counts[n] nearest hits, or all, by distance and then image id."""
-    return _search(space, queries, counts, fetch, counts + (len(space.dropped) + MARGIN))
+    return _search(space, queries, counts, counts + (len(space.dropped) + MARGIN))
 
 
-def _search(
-    space: SearchSpace, queries: Vectors, counts: Positions, fetch: Fetch, wanted: Positions
-) -> list[list[Hit]]:
+def _search(space: SearchSpace, queries: Vectors, counts: Positions, wanted: Positions) -> list[list[Hit]]:
     """Answer queries that need (n,) `wanted` candidates; who needs all there are needs no engine."""
     if (wanted >= space.size).all():
         pairs = zip(queries, counts.tolist(), strict=True)
@@ -78,7 +88,7 @@ def _search(
     answers: dict[int, list[Hit]] = {}
     for rows in _blocks(space, wanted):
         search = _search if (wanted[rows] >= space.size).any() else _search_block
-        found = search(space, queries[rows], counts[rows], fetch, wanted[rows])
+        found = search(space, queries[rows], counts[rows], wanted[rows])
         answers.update(zip(rows.tolist(), found, strict=True))
     return [answers[row] for row in range(len(queries))]
 
@@ -86,7 +96,7 @@ def _search(
 def _blocks(space: SearchSpace, wanted: Positions) -> Iterator[Positions]:
     """Yield rows of queries to be fetched together, within the bound on memory; those that want all come last."""
     some = np.flatnonzero(wanted < space.size)
-    block = max(1, MAX_FETCHED // int(wanted[some].max()))
+    block = min(MAX_QUERIES, max(1, MAX_FETCHED // int(wanted[some].max())))
     for start in range(0, len(some), block):
         yield some[start : start + block]
     everything = np.flatnonzero(wanted >= space.size)
@@ -94,48 +104,63 @@ def _blocks(space: SearchSpace, wanted: Positions) -> Iterator[Positions]:
         yield everything
 
 
-def _search_block(
-    space: SearchSpace, queries: Vectors, counts: Positions, fetch: Fetch, wanted: Positions
-) -> list[list[Hit]]:
-    distances, positions = fetch(space, queries, int(wanted.max()))
-    found, reach = _cut(distances, positions, wanted)
+def _search_block(space: SearchSpace, queries: Vectors, counts: Positions, wanted: Positions) -> list[list[Hit]]:
+    distances, positions = _fetch(space, queries, int(wanted.max()))
+    slack = float32_slack(queries.shape[1]) + space.rows.deviation
+    found, reach = _cut(distances, positions, wanted, counts + len(space.dropped), slack)
     # what was not fetched is at least this far away; hits nearer than that can miss nothing
-    reach = reach - float32_slack(queries.shape[1])
+    reach = reach - slack
     answers = _hits(space, queries, counts.tolist(), found)
     unsure = [row for row, hits in enumerate(answers) if hits[-1].distance >= reach[row]]
     if unsure:
-        again = _search(space, queries[unsure], counts[unsure], fetch, wanted[unsure] * GROWTH)
+        again = _search(space, queries[unsure], counts[unsure], wanted[unsure] * GROWTH)
         for row, hits in zip(unsure, again, strict=True):
             answers[row] = hits
     return answers
 
 
-def _cut(distances: Vectors, positions: Positions, wanted: Positions) -> tuple[list[Positions], Distances]:
-    """Keep of each row the `wanted` nearest candidates, and tell how far the farthest of them is."""
-    if (wanted == distances.shape[1]).all():
-        return list(positions), distances.max(axis=1).astype(np.float64)
+def _cut(
+    distances: Vectors, positions: Positions, wanted: Positions, needed: Positions, slack: float
+) -> tuple[list[Positions], Distances]:
+    """Keep of each row those of the `wanted` nearest candidates that may be among the `needed` nearest ones.
+
+    Tells too how far the farthest of the wanted ones is. Distances are off by `slack` at most: the needed nearest
+    ones are all within one slack of the last of them, so what is farther by two slacks is none of them.
+    """
     order = np.argsort(distances, axis=1)
-    ends = order[np.arange(len(order)), wanted - 1]
-    reach = distances[np.arange(len(order)), ends].astype(np.float64)
-    kept = [row[near[:count]] for row, near, count in zip(positions, order, wanted.tolist(), strict=True)]
-    return kept, reach
+    near: Distances = np.take_along_axis(distances, order, axis=1).astype(np.float64)
+    every = np.arange(len(order))
+    reach = near[every, wanted - 1]
+    within = near <= np.minimum(near[every, needed - 1] + 2 * slack, reach)[:, np.newaxis]
+    kept = np.minimum(within.sum(axis=1), wanted).tolist()
+    return [row[first[:count]] for row, first, count in zip(positions, order, kept, strict=True)], reach
 
 
-def fetch_gathered(space: SearchSpace, queries: Vectors, wanted: int, knn: Knn) -> tuple[Vectors, Positions]:
-    """Fetch from copies of the allowed rows, block by block: for a batch faster than testing every row."""
-    distances = np.empty((len(queries), 0), dtype=np.float32)
-    positions = np.empty((len(queries), 0), dtype=np.int64)
-    candidates = space.candidates
-    for start in range(0, len(candidates), GATHER_BLOCK_ROWS):
-        block = candidates[start : start + GATHER_BLOCK_ROWS]
-        near, places = knn(queries, space.rows[block], min(wanted, len(block)))
-        distances = np.concatenate((distances, near), axis=1)
-        positions = np.concatenate((positions, block[places]), axis=1)
-        if distances.shape[1] > wanted:
-            keep = np.argpartition(distances, wanted - 1, axis=1)[:, :wanted]
-            distances = np.take_along_axis(distances, keep, axis=1)
-            positions = np.take_along_axis(positions, keep, axis=1)
-    return distances, positions
+def _fetch(space: SearchSpace, queries: Vectors, wanted: int) -> tuple[Vectors, Positions]:
+    """The (n, wanted) nearest candidates: roughly their distances, and their row numbers."""
+    if space.allowed is not None and len(queries) == 1 and space.size > GATHER_ROWS:
+        return space.rows.nearest_among(space.allowed, queries, wanted)
+    most = block_rows(len(queries), space.size)
+    if space.allowed is None:
+        blocks = Blocks(space.rows.cuts(most), space.rows.view)
+        products, positions = nearest_by_product(blocks, queries, wanted)
+    else:
+        products, places = nearest_by_product(_gathered(space.rows, space.allowed, most), queries, wanted)
+        positions = space.allowed[places]
+    return _distances(queries, products), positions
+
+
+def _gathered(rows: Rows, allowed: Positions, most: int) -> Blocks:
+    """Copies of the allowed rows, block by block: for a batch faster than testing every row."""
+    cuts = [(start, min(start + most, len(allowed))) for start in range(0, len(allowed), most)]
+    return Blocks(cuts, lambda first, stop: rows.take(allowed[first:stop]))
+
+
+def _distances(queries: Vectors, products: Vectors) -> Vectors:
+    """Squared distances as if every row had length 1: |q|^2 + 1 - 2qr, off by the rows' deviation at most."""
+    squares = np.einsum("ij,ij->i", queries, queries)
+    distances: Vectors = squares[:, np.newaxis] + 1.0 - 2.0 * products
+    return distances
 
 
 def _hits(space: SearchSpace, queries: Vectors, counts: Sequence[int], found: Sequence[Positions]) -> list[list[Hit]]:
@@ -147,17 +172,17 @@ def _hits(space: SearchSpace, queries: Vectors, counts: Sequence[int], found: Se
     distances = squared_distances(space.rows, np.concatenate(found), queries, owners)
     ends = np.cumsum(lengths).tolist()
     return [
-        nearest_hits(positions, distances[end - len(positions) : end], count, space.image_ids)
+        nearest_hits(positions, distances[end - len(positions) : end], count, space.id_at)
         for positions, end, count in zip(found, ends, counts, strict=True)
     ]
 
 
-def nearest_hits(positions: Positions, distances: Distances, k: int, image_ids: Sequence[str]) -> list[Hit]:
+def nearest_hits(positions: Positions, distances: Distances, k: int, id_at: Callable[[int], str]) -> list[Hit]:
     """Return the k nearest of the (m,) candidates, or all, by distance and, where equal, by image id."""
     if len(distances) > k:
         within = distances <= np.partition(distances, k - 1)[k - 1]  # the k-th and all that tie with it
         positions, distances = positions[within], distances[within]
-    ids = [image_ids[position] for position in positions.tolist()]
+    ids = [id_at(position) for position in positions.tolist()]
     ranked = sorted(zip(distances.tolist(), ids, strict=True))
     return [Hit(image_id, distance) for distance, image_id in ranked[:k]]
 
@@ -171,7 +196,7 @@ def float32_slack(dimension: int) -> float:
     return 5.0 * (dimension + 8) * 2.0**-24
 
 
-def squared_distances(rows: Vectors, positions: Positions, queries: Vectors, owners: Positions) -> Distances:
+def squared_distances(rows: Rows, positions: Positions, queries: Vectors, owners: Positions) -> Distances:
     """Squared L2 from queries[owners] to rows[positions], (m,) float64; the same to the bit for equal vectors.
 
     Adds by halves with element-wise operations only, so that the dimension alone fixes the order of additions
@@ -180,7 +205,7 @@ def squared_distances(rows: Vectors, positions: Positions, queries: Vectors, own
     distances = np.empty(len(positions), dtype=np.float64)
     for start in range(0, len(positions), BLOCK_ROWS):
         block = slice(start, start + BLOCK_ROWS)
-        squares = np.subtract(rows[positions[block]], queries[owners[block]], dtype=np.float64)
+        squares = np.subtract(rows.take(positions[block]), queries[owners[block]], dtype=np.float64)
         np.multiply(squares, squares, out=squares)
         distances[block] = _sum_by_halves(squares)
     return distances

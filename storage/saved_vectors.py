@@ -19,6 +19,7 @@ import numpy as np
 from storage.errors import IndexFileError
 from storage.index_files import IndexContents, read_data
 from storage.index_manifest import WHAT_TO_DO, Manifest, parse_json, read_manifest
+from storage.mapped_vectors import LiveVectors
 from storage.records import ModelIdentity
 from storage.vector_checks import Vectors
 
@@ -27,6 +28,7 @@ IDS_FILE = "ids.json"  # in row order
 HEADER = struct.Struct("<4siqqqBiQ")
 FLAT_L2 = b"IxF2"
 METRIC_L2 = 1
+_COPY_ROWS = 16_384  # at a time: 32 MiB at 512-d beside the file itself
 UNUSED = 1 << 20  # what FAISS writes in the two fields it keeps for old files
 
 
@@ -39,17 +41,19 @@ class SavedVectors:
     model: ModelIdentity | None
 
 
-def pack_vectors(saved: SavedVectors, attachments: Mapping[str, bytes]) -> IndexContents:
+def pack_vectors(vectors: LiveVectors, attachments: Mapping[str, bytes]) -> IndexContents:
     """Copy what `write_index_folder` is to save; the vectors and ids may change as soon as this returns."""
-    count, dimension = saved.vectors.shape
+    count, dimension = len(vectors.image_ids), vectors.dimension
     flat_file = bytearray(HEADER.size + 4 * count * dimension)
     HEADER.pack_into(flat_file, 0, FLAT_L2, dimension, count, UNUSED, UNUSED, 1, METRIC_L2, count * dimension)
-    np.frombuffer(flat_file, dtype="<f4", offset=HEADER.size).reshape(count, dimension)[:] = saved.vectors
+    rows = np.frombuffer(flat_file, dtype="<f4", offset=HEADER.size).reshape(count, dimension)
+    for start in range(0, count, _COPY_ROWS):
+        rows[start : start + _COPY_ROWS] = vectors.rows(start, min(start + _COPY_ROWS, count))
     files: dict[str, bytes | bytearray] = {
         VECTORS_FILE: flat_file,
-        IDS_FILE: json.dumps(saved.image_ids).encode(),
+        IDS_FILE: json.dumps(list(vectors.image_ids)).encode(),
     }
-    return IndexContents(dimension, count, saved.model, files, attachments)
+    return IndexContents(dimension, count, vectors.model, files, attachments)
 
 
 def read_vectors(folder: Path, expected_model: ModelIdentity | None) -> SavedVectors:

@@ -19,12 +19,11 @@ from storage.errors import ImageNotFound, IndexFileError, StorageError
 from storage.images.backend import StorageBackend
 from storage.images.local import LocalStorage
 from storage.images.locate import open_source
-from storage.index_files import IndexContents
-from storage.index_manifest import MANIFEST, FileEntry, Manifest, data_name, manifest_bytes, parse_manifest
-from storage.saved_vectors import SavedVectors, unpack_vectors
+from storage.index_manifest import MANIFEST, Manifest, manifest_bytes, parse_manifest
+from storage.mapped_vectors import LiveVectors, MappedVectors
 from storage.settings import Settings
+from storage.snapshot_files import PART_BYTES, SnapshotFiles
 
-PART_BYTES = 64 * 1024 * 1024  # of one object: below the stores' cap on one file, and what a kill can leave behind
 KEPT_SNAPSHOTS = 2  # the newest, and the one before it should that turn out damaged
 _STRAY_SECONDS = 24 * 3600  # older files that no row names were left by a crash; younger ones may be on their way
 
@@ -39,48 +38,59 @@ class SnapshotStore:
         self._backend = backend
         self._part_bytes = part_bytes
 
-    def publish(self, generation: Generation, seq: int, contents: IndexContents) -> PublishedFile:
+    @property
+    def maps_files(self) -> bool:
+        """Whether what is loaded is mapped from a folder, and so costs no memory."""
+        return isinstance(self._backend, LocalStorage)
+
+    def publish(self, generation: Generation, seq: int, vectors: LiveVectors) -> PublishedFile:
         """Write a snapshot that holds every change up to `seq`, check it, record it, and remove old ones.
 
         Raises StorageError or IndexFileError when the store refuses it (full, unreachable) or reads back other
         bytes than were written: nothing is recorded then, and the snapshots before it stay.
         """
         prefix = f"{_folder(generation)}/{seq:020d}-{secrets.token_hex(4)}-"
+        count, files = len(vectors.image_ids), self._files(prefix)
         try:
             manifest = Manifest(
-                dimension=contents.dimension,
-                count=contents.count,
-                model=contents.model,
-                files={name: self._write(prefix, name, data) for name, data in contents.files.items()},
+                dimension=vectors.dimension,
+                count=count,
+                model=vectors.model,
+                files=files.write_vectors(vectors, self._part_bytes),
                 created_at=datetime.now(timezone.utc),
             )
             written = manifest_bytes(manifest)
-            self._write_checked(prefix + MANIFEST, written)
+            files.write(MANIFEST, written)
         except (StorageError, IndexFileError):
             self._remove(prefix)
             raise
-        uri = self._backend.uri(prefix + MANIFEST)
-        published = PublishedFile(seq, contents.count, uri, hashlib.sha256(written).hexdigest())
+        files.remember_checked(manifest)
+        published = PublishedFile(seq, count, self._backend.uri(prefix + MANIFEST), hashlib.sha256(written).hexdigest())
         self._catalog.snapshots.record(generation.id, published)
         self._prune(generation)
         return published
 
-    def valid(self, generation: Generation) -> Iterator[tuple[SnapshotRecord, SavedVectors]]:
-        """Load whole snapshots, newest first, one for each step; what is wrong with the others is logged.
+    def valid(self, generation: Generation) -> Iterator[tuple[SnapshotRecord, MappedVectors]]:
+        """Open whole snapshots, newest first, one for each step; what is wrong with the others is logged.
 
-        Checked are the sha256 of every byte, model and dimension, and that the snapshot is not ahead of the
+        Checked are every file as `load` says, model and dimension, and that the snapshot is not ahead of the
         catalog (which may have been restored from an older copy).
         """
         for record in self._catalog.snapshots.list(generation.id):
             try:
-                saved = self.load(record, generation)
+                vectors = self.load(record, generation)
             except (StorageError, IndexFileError) as error:
                 _log.warning("a snapshot of generation %d is passed over: %s", generation.id, error)
             else:
-                yield record, saved
+                yield record, vectors
 
-    def load(self, record: SnapshotRecord, generation: Generation) -> SavedVectors:
-        """Read one snapshot. Raises IndexFileError (damaged, foreign, ahead of the catalog) or StorageError."""
+    def load(self, record: SnapshotRecord, generation: Generation) -> MappedVectors:
+        """Open one snapshot: in a folder its files are mapped, from elsewhere they are read into memory.
+
+        The manifest's sha256 is compared with the catalog's, and each file's with the manifest's: at each load
+        of what is read, and once for a mapped file as it stands on this disk (by inode, size and times; see
+        `SnapshotFiles`). Raises IndexFileError (damaged, foreign, ahead of the catalog) or StorageError.
+        """
         if record.seq > generation.last_seq:
             raise IndexFileError(f"{record.uri} holds change {record.seq}, the catalog only {generation.last_seq}")
         prefix = self._prefix_of(record)
@@ -88,38 +98,13 @@ class SnapshotStore:
         if hashlib.sha256(data).hexdigest() != record.sha256:
             raise IndexFileError(f"{record.uri} is damaged: its sha256 does not fit")
         manifest = parse_manifest(data, record.uri)
-        return unpack_vectors(manifest, lambda name: self._read(prefix, manifest, name), generation.model, record.uri)
+        if manifest.model != generation.model:
+            model = manifest.model or "no known model"
+            raise IndexFileError(f"the snapshot {record.uri} is of {model}, not of {generation.model}")
+        return self._files(prefix).open_vectors(manifest)
 
-    def _write(self, prefix: str, name: str, data: bytes | bytearray) -> FileEntry:
-        digest = hashlib.sha256(data).hexdigest()
-        entry = FileEntry(name=data_name(name, digest), bytes=len(data), sha256=digest)
-        view = memoryview(data)
-        for key, start in self._parts(prefix, entry):
-            self._write_checked(key, bytes(view[start : start + self._part_bytes]))
-        return entry
-
-    def _write_checked(self, key: str, data: bytes) -> None:
-        """A failing disk may take bytes and keep others; found out now, it costs one try and not a boot."""
-        self._backend.put(key, data)
-        if self._backend.get(key) != data:
-            raise IndexFileError(f"{self._backend.uri(key)} reads back other bytes than were written")
-
-    def _read(self, prefix: str, manifest: Manifest, name: str) -> bytes:
-        entry = manifest.files.get(name)
-        if entry is None:
-            raise IndexFileError(f"{self._backend.uri(prefix + MANIFEST)} has no {name}: another program published it")
-        data = b"".join(self._backend.get(key) for key in self._existing_parts(prefix, entry))
-        if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise IndexFileError(f"{self._backend.uri(prefix + entry.name)} is damaged: its sha256 does not fit")
-        return data
-
-    def _parts(self, prefix: str, entry: FileEntry) -> Iterator[tuple[str, int]]:
-        for number, start in enumerate(range(0, max(entry.bytes, 1), self._part_bytes)):
-            yield f"{prefix}{entry.name}.{number:04d}", start
-
-    def _existing_parts(self, prefix: str, entry: FileEntry) -> list[str]:
-        """As listed, in order: the writer may have cut its parts at another size."""
-        return [stored.key for stored in self._backend.list(f"{prefix}{entry.name}.")]
+    def _files(self, prefix: str) -> SnapshotFiles:
+        return SnapshotFiles(self._backend, prefix)
 
     def _prefix_of(self, record: SnapshotRecord) -> str:
         store = self._backend.uri("")

@@ -1,7 +1,7 @@
-"""The vector index: exact nearest neighbours by image id, over FAISS IndexFlatL2 (imported nowhere else).
+"""The vector index: exact nearest neighbours by image id, over FAISS IndexFlatL2 and the mapped rows of a snapshot.
 
 It is derived from the catalog and can be rebuilt from it at any moment; it must not know SQL, models or
-images. FAISS addresses rows by number, so the ids live here, beside the rows.
+images. Rows are addressed by number, so the ids stand beside them.
 """
 
 from __future__ import annotations
@@ -9,17 +9,19 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 
 from storage.errors import DuplicateImageId, IndexFileError, UnknownImageId, VectorIndexError
-from storage.exact_search import Hit, SearchSpace, exact_search, fetch_gathered
+from storage.exact_search import GATHER_ROWS, Hit, SearchSpace, exact_search
 from storage.index_files import IndexContents, write_index_folder
+from storage.mapped_vectors import LiveVectors, MappedVectors
 from storage.records import ModelIdentity
+from storage.row_ids import RowIds
+from storage.row_store import RowStore
 from storage.saved_vectors import SavedVectors, pack_vectors, read_vectors
 from storage.vector_checks import (
     Positions,
@@ -34,8 +36,8 @@ from storage.vector_checks import (
 
 __all__ = ["Hit", "VectorIndex"]
 
-BLAS_THRESHOLD = 2048  # queries x dimension from which FAISS uses BLAS: 4 to 8 times faster from 16 queries on
-GATHER_ROWS = 4096  # up to here one filtered query copies its rows (8 MiB at 512-d): faster than a selector
+COMPACT_HOLES = 4096  # so many are never worth the copying (8 MiB at 512-d)
+_COPY_ROWS = 16_384  # at a time, while compacting
 
 
 class VectorIndex:
@@ -43,16 +45,15 @@ class VectorIndex:
 
     Hits are sorted by distance and then by id, whatever the order in which vectors came, and are the same to
     the last bit whether asked alone or in a batch. One lock guards everything: FAISS crashes when searched
-    while it grows. Memory: 4 bytes x dimension per vector plus about 200 bytes for its id; removing vectors
-    keeps it for later ones.
+    while it grows. Memory: 4 bytes x dimension per vector plus about 200 bytes for its id, and next to nothing
+    for what a snapshot holds (`mapped`). Removing keeps memory for later vectors; once holes are most of the
+    rows, the others are copied together.
     """
 
     def __init__(self, dimension: int = 512, *, model: ModelIdentity | None = None) -> None:
-        self._index = faiss.IndexFlatL2(check_dimension(dimension))
-        faiss.cvar.distance_compute_blas_threshold = BLAS_THRESHOLD  # FAISS keeps it per process
-        self._dimension: int = self._index.d
-        self._image_ids: list[str] = []  # by row
-        self._row_of: dict[str, int] = {}
+        self._dimension = check_dimension(dimension)
+        self._rows = RowStore(self._dimension)
+        self._ids = RowIds()
         self._lock = threading.RLock()
         self._saving = threading.Lock()  # the folder has one writer at a time; searches go on meanwhile
         self.model = model
@@ -74,15 +75,25 @@ class VectorIndex:
         self._model = model
 
     def __len__(self) -> int:
-        return len(self._image_ids)
+        return len(self._ids)
 
     def __contains__(self, image_id: object) -> bool:
-        return image_id in self._row_of
+        return isinstance(image_id, str) and self.count([image_id]) == 1
+
+    def count(self, image_ids: Collection[str]) -> int:
+        """How many of these ids are in the index."""
+        with self._lock:
+            return int((self._ids.find(check_id_collection(image_ids, "image ids")) >= 0).sum())
+
+    @property
+    def own_rows(self) -> int:
+        """How many rows this process holds in memory of its own, because no snapshot holds them."""
+        return self._rows.own
 
     def ids(self) -> list[str]:
         """Return every image id, in no promised order."""
         with self._lock:
-            return list(self._image_ids)
+            return self._ids.ids()
 
     def add(self, image_id: str, vector: Any) -> None:
         """Add one (d,) vector. Raises as `add_many` does."""
@@ -97,10 +108,10 @@ class VectorIndex:
         ids = check_ids(image_ids)
         rows = check_vectors(vectors, self._dimension, ids)
         with self._lock:
-            for image_id in ids:
-                if image_id in self._row_of:
-                    message = f"image id {image_id!r} is in the index already: use upsert to replace its vector"
-                    raise DuplicateImageId(message)
+            known = np.flatnonzero(self._ids.find(ids) >= 0)
+            if len(known):
+                message = f"image id {ids[known[0]]!r} is in the index already: use upsert to replace its vector"
+                raise DuplicateImageId(message)
             self._append(ids, rows)
 
     def upsert(self, image_id: str, vector: Any) -> None:
@@ -115,31 +126,33 @@ class VectorIndex:
         ids = check_ids(image_ids)
         rows = check_vectors(vectors, self._dimension, ids)
         with self._lock:
-            known = [place for place, image_id in enumerate(ids) if image_id in self._row_of]
-            fresh = [place for place, image_id in enumerate(ids) if image_id not in self._row_of]
+            positions = self._ids.find(ids)
+            known, fresh = np.flatnonzero(positions >= 0), np.flatnonzero(positions < 0)
             self._append([ids[place] for place in fresh], rows[fresh])  # first: only this can run out of memory
-            self._rows()[[self._row_of[ids[place]] for place in known]] = rows[known]
+            self._rows.put(positions[known], rows[known])
 
     def remove(self, image_id: str) -> None:
         """Remove one image. Raises UnknownImageId."""
         self.remove_many([image_id])
 
     def remove_many(self, image_ids: Sequence[str]) -> None:
-        """Remove images, all or none; O(1) each: the last row moves into the gap. Raises UnknownImageId."""
+        """Remove images, all or none; O(1) each. Raises UnknownImageId."""
         ids = check_ids(image_ids)
         with self._lock:
-            self._rows_of(ids)
-            rows = self._rows()
-            for image_id in ids:
-                row, last_id = self._row_of[image_id], self._image_ids[-1]
-                rows[row] = rows[len(self._image_ids) - 1]
-                self._image_ids[row] = last_id
-                self._row_of[last_id] = row
-                self._image_ids.pop()
-                del self._row_of[image_id]
-            # FAISS's own remove_ids shifts all later rows; cutting its array short is the cheap way
-            self._index.codes.resize(len(self._image_ids) * self._index.code_size)
-            self._index.ntotal = len(self._image_ids)
+            holes: list[int] = []
+            end = len(self._rows)
+            for image_id, found in zip(ids, self._positions(ids).tolist(), strict=True):
+                row = found if found < self._ids.base else int(self._ids.find([image_id])[0])  # it may have moved
+                moved = self._ids.drop(image_id, row)
+                if moved is None:
+                    holes.append(row)
+                else:
+                    self._rows.move(moved, row)
+                    end = moved
+            self._rows.empty(np.array(holes, dtype=np.int64))
+            self._rows.cut(end)
+            if self._ids.holes > max(COMPACT_HOLES, len(self)):
+                self._compact()
 
     def search(
         self, vector: Any, k: int = 10, *, only: Collection[str] | None = None, exclude: Collection[str] = ()
@@ -152,7 +165,7 @@ class VectorIndex:
         query = check_vector(vector, self._dimension, "the query")
         counts = check_ks(k, 1)
         with self._lock:
-            return exact_search(self._space(only, exclude), query, counts, self._fetch)[0]
+            return exact_search(self._space(only, exclude), query, counts)[0]
 
     def search_many(
         self, vectors: Any, k: int | list[int] = 10, *, only: Collection[str] | None = None
@@ -164,7 +177,7 @@ class VectorIndex:
         queries = check_vectors(vectors, self._dimension)
         counts = check_ks(k, len(queries))
         with self._lock:
-            return exact_search(self._space(only, ()), queries, counts, self._fetch)
+            return exact_search(self._space(only, ()), queries, counts)
 
     def search_by_id(self, image_id: str, k: int = 10, *, exclude_query: bool = True) -> list[Hit]:
         """Return the k nearest images to a stored one, itself left out or not. Raises UnknownImageId."""
@@ -180,7 +193,7 @@ class VectorIndex:
     def reconstruct_many(self, image_ids: Sequence[str]) -> Vectors:
         """Return copies of the stored vectors, (n, d) float32 in the order asked. Raises UnknownImageId."""
         with self._lock:
-            return self._rows()[self._rows_of(check_id_collection(image_ids, "image ids"))]
+            return self._rows.take(self._positions(list(check_id_collection(image_ids, "image ids"))))
 
     def save(self, path: str | os.PathLike[str], *, attachments: Mapping[str, bytes] | None = None) -> None:
         """Save into a folder: atomic, fsynced and checksummed, keeping the index saved there before.
@@ -193,9 +206,21 @@ class VectorIndex:
 
     def pack(self, attachments: Mapping[str, bytes] | None = None) -> IndexContents:
         """Copy everything into the bytes that are to be saved, so that searches go on while they are written."""
+        with self.reading() as vectors:
+            return pack_vectors(vectors, attachments or {})
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[LiveVectors]:
+        """What a snapshot is made of, without a copy; until the context ends, searches and changes wait."""
         with self._lock:
-            saved = SavedVectors(self._rows(), self._image_ids, self._model)
-            return pack_vectors(saved, attachments or {})
+            live = self._ids.live()
+            yield LiveVectors(
+                dimension=self._dimension,
+                model=self._model,
+                deviation=self._rows.deviation,
+                image_ids=self._ids.ids(),
+                rows=lambda start, stop: self._rows.take(live[start:stop]),
+            )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, expected_model: ModelIdentity | None = None) -> VectorIndex:
@@ -217,64 +242,50 @@ class VectorIndex:
             raise IndexFileError(message) from error
         return index
 
-    def _rows(self) -> Vectors:
-        # FAISS's own memory, writable; valid only under the lock and until rows are added
-        count, dimension = len(self._image_ids), self._dimension
-        if not count:
-            return np.empty((0, dimension), dtype=np.float32)
-        rows: Vectors = faiss.rev_swig_ptr(self._index.get_xb(), count * dimension).reshape(count, dimension)
-        return rows
+    @classmethod
+    def mapped(cls, vectors: MappedVectors) -> VectorIndex:
+        """An index over what a snapshot holds, ready at once: nothing is read or copied before it is searched."""
+        index = cls(vectors.dimension, model=vectors.model)
+        index._rows = RowStore(vectors.dimension, vectors.parts, vectors.deviation)
+        index._ids = RowIds(vectors.ids)
+        return index
 
-    def _rows_of(self, image_ids: Iterable[str]) -> list[int]:
-        try:
-            return [self._row_of[image_id] for image_id in image_ids]
-        except KeyError as error:
-            message = f"image id {error.args[0]!r} is not in the index"
-            raise UnknownImageId(message) from None
+    def _positions(self, image_ids: list[str]) -> Positions:
+        positions = self._ids.find(image_ids)
+        unknown = np.flatnonzero(positions < 0)
+        if len(unknown):
+            message = f"image id {image_ids[unknown[0]]!r} is not in the index"
+            raise UnknownImageId(message)
+        return positions
 
     def _append(self, ids: list[str], rows: Vectors) -> None:
-        if not ids:
-            return
-        self._index.add(rows)
-        self._row_of.update(zip(ids, range(len(self._image_ids), len(self._image_ids) + len(ids)), strict=True))
-        self._image_ids.extend(ids)
+        filled = min(len(ids), self._ids.holes)
+        self._rows.append(rows[filled:])
+        self._ids.append(ids[filled:])
+        self._rows.put(self._ids.fill_holes(ids[:filled]), rows[:filled])
+
+    def _compact(self) -> None:
+        """Copy the live rows together: holes cost as much as vectors in every search."""
+        live, rows, ids = self._ids.live(), RowStore(self._dimension), RowIds()
+        for start in range(0, len(live), _COPY_ROWS):
+            rows.append(self._rows.take(live[start : start + _COPY_ROWS]))
+        ids.append(self._ids.ids())
+        self._rows, self._ids = rows, ids
 
     def _space(self, only: Collection[str] | None, exclude: Collection[str]) -> SearchSpace:
         allowed, dropped = None, self._known_rows(exclude, "the ids to exclude")
         if only is not None or len(dropped) > GATHER_ROWS:
-            rows = np.arange(len(self)) if only is None else self._known_rows(only, "the ids to search among")
-            allowed, dropped = np.setdiff1d(rows, dropped, assume_unique=True), dropped[:0]
-        return SearchSpace(self._rows(), self._image_ids, allowed, dropped)
+            rows = self._ids.live() if only is None else self._known_rows(only, "the ids to search among")
+            allowed = np.setdiff1d(rows, dropped, assume_unique=True) if len(dropped) else rows
+            dropped = dropped[:0]
+        return SearchSpace(self._rows, self._ids.id_at, self._ids.live, len(self._ids), allowed, dropped)
 
     def _known_rows(self, image_ids: Collection[str], name: str) -> Positions:
-        known = (
-            self._row_of[image_id] for image_id in check_id_collection(image_ids, name) if image_id in self._row_of
-        )
-        return np.unique(np.fromiter(known, dtype=np.int64))
-
-    def _fetch(self, space: SearchSpace, queries: Vectors, wanted: int) -> tuple[Vectors, Positions]:
-        with _threads_for(len(queries)):
-            if space.allowed is None:
-                distances, positions = self._index.search(queries, wanted)
-            elif len(queries) > 1 or space.size <= GATHER_ROWS:
-                distances, positions = fetch_gathered(space, queries, wanted, faiss.knn)
-            else:
-                chosen = np.zeros(len(space.rows), dtype=bool)
-                chosen[space.allowed] = True
-                bitmap = np.packbits(chosen, bitorder="little")
-                selector = faiss.IDSelectorBitmap(len(bitmap), faiss.swig_ptr(bitmap))
-                parameters = faiss.SearchParameters()
-                parameters.sel = selector
-                distances, positions = self._index.search(queries, wanted, params=parameters)
-        return distances, positions
-
-
-@contextlib.contextmanager
-def _threads_for(queries: int) -> Iterator[None]:
-    """Search one query on one OpenMP thread: a second one makes it about twice as slow."""
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1 if queries == 1 else before)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
+        """The rows of those that are there, rising."""
+        positions = self._ids.find(check_id_collection(image_ids, name))
+        positions = positions[positions >= 0]
+        if len(positions) <= GATHER_ROWS:
+            return np.unique(positions)
+        here = np.zeros(self._ids.rows, dtype=bool)  # faster than to sort many
+        here[positions] = True
+        return np.flatnonzero(here)

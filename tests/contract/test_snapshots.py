@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +14,15 @@ import pytest
 from buckets import Bucket
 from catalog_batches import MODEL, failure, indexed, state_of_follower
 
+from pipeline import replica as replica_module
 from pipeline.replica import IndexReplica
 from storage.catalog import Catalog, Generation, IndexBatch, PublishedFile
 from storage.errors import IndexFileError, StorageError, StorageUnavailable
 from storage.images.backend import StorageBackend
 from storage.images.local import LocalStorage
 from storage.images.s3 import S3Storage
-from storage.index_files import IndexContents
+from storage.index_manifest import manifest_bytes, parse_manifest
+from storage.mapped_vectors import LiveVectors
 from storage.snapshots import SnapshotStore
 
 PART_BYTES = 300  # a few vectors, so that every file has several parts
@@ -75,7 +79,7 @@ def test_a_replica_boots_from_a_snapshot_and_the_changes_behind_it(
     commit(catalog, generation, "cz", seed=100)
     current = fresh(catalog, generation)
     [(record, saved)] = store.valid(current)
-    assert (record.seq, record.count, len(saved.image_ids)) == (26, 26, 26)
+    assert (record.seq, record.count, len(saved.ids)) == (26, 26, 26)
     replica = IndexReplica.boot(catalog, current, store)
     assert replica.seq == current.last_seq == 29
     assert holds(replica) == state_of_follower(catalog, generation.id)
@@ -86,10 +90,10 @@ def test_an_empty_index_has_a_snapshot_too(catalog: Catalog, generation: Generat
     catalog.images.delete(generation.collection_id, ["a"])
     assert publish(catalog, generation, store) == 2
     [(record, saved)] = store.valid(fresh(catalog, generation))
-    assert (record.seq, record.count, saved.vectors.shape) == (2, 0, (0, 8))
+    assert (record.seq, record.count, len(saved.ids), saved.parts) == (2, 0, 0, [])
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "vectors.faiss", "ids.json"])
+@pytest.mark.parametrize("name", ["manifest.json", "rows.000000", "ids.000000", "shape.json"])
 def test_a_damaged_snapshot_is_passed_over_for_the_one_before_it(
     catalog: Catalog, generation: Generation, store: SnapshotStore, backend: StorageBackend, name: str
 ) -> None:
@@ -111,7 +115,7 @@ def test_a_snapshot_whose_files_are_gone_is_passed_over(
     commit(catalog, generation, "abc")
     publish(catalog, generation, store)
     for stored in list(backend.list()):
-        if "ids.json" in stored.key:
+        if "ids.000000" in stored.key:
             backend.delete(stored.key)
     assert not list(store.valid(fresh(catalog, generation)))
     for stored in list(backend.list()):
@@ -124,7 +128,7 @@ def test_a_cut_off_last_part_is_damage(
 ) -> None:
     commit(catalog, generation, "abcdefghijklmnopqrst")
     publish(catalog, generation, store)
-    backend.delete(max(one.key for one in backend.list() if "vectors.faiss" in one.key))
+    backend.delete(max(one.key for one in backend.list() if "rows.0" in one.key))
     assert not list(store.valid(fresh(catalog, generation)))
 
 
@@ -150,33 +154,71 @@ def test_a_snapshot_ahead_of_the_catalog_is_passed_over(
 def test_a_snapshot_of_another_model_is_passed_over(
     catalog: Catalog, generation: Generation, store: SnapshotStore
 ) -> None:
-    commit(catalog, generation, "abc")
-    contents = IndexReplica.boot(catalog, fresh(catalog, generation), store).index.pack()
     other = MODEL.model_copy(update={"weights_fingerprint": "w9"})
-    foreign = IndexContents(contents.dimension, contents.count, other, contents.files)
-    store.publish(generation, 3, foreign)
+    commit(catalog, generation, "abc")
+    store.publish(generation, 3, replace(abc(), model=other))
     assert not list(store.valid(fresh(catalog, generation)))
 
 
-def test_a_snapshot_without_its_files_by_name_is_refused(
-    catalog: Catalog, generation: Generation, store: SnapshotStore
+def abc() -> LiveVectors:
+    """Three vectors as an index hands them over."""
+    rows = np.eye(3, 8, dtype=np.float32)
+    return LiveVectors(8, MODEL, 0.0, ["a", "b", "c"], lambda start, stop: rows[start:stop])
+
+
+UNUSABLE = {
+    "an id twice": (replace(abc(), image_ids=["a", "b", "a"]), "twice"),
+    "an empty id": (replace(abc(), image_ids=["a", "", "b"]), "empty"),
+    "more ids than vectors": (replace(abc(), image_ids=["a", "b", "c", "d"]), "3 vectors, 4 ids"),
+    "another dimension": (replace(abc(), dimension=5), "whole rows|vectors, 3 ids"),
+    "vectors that are too long": (
+        replace(abc(), rows=lambda start, stop: 2 * np.eye(3, 8, dtype=np.float32)[start:stop]),
+        "unit length",
+    ),
+    "vectors that are no numbers": (
+        replace(abc(), rows=lambda start, stop: np.full((stop - start, 8), np.nan, dtype=np.float32)),
+        "unit length",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_contents_that_no_index_takes_are_passed_over(
+    catalog: Catalog, generation: Generation, store: SnapshotStore, backend: StorageBackend, case: str
 ) -> None:
+    """Every checksum fits, and yet the contents cannot be right: another program wrote them."""
+    vectors, message = UNUSABLE[case]
     commit(catalog, generation, "abc")
-    store.publish(generation, 3, IndexContents(8, 3, MODEL, {"other.bin": b"x"}))
-    with pytest.raises(IndexFileError, match="another program"):
+    store.publish(generation, 3, vectors)
+    forget_checks(backend)
+    with pytest.raises(IndexFileError, match=message):
         store.load(catalog.snapshots.list(generation.id)[0], fresh(catalog, generation))
-
-
-def test_vectors_that_no_index_takes_are_passed_over(
-    catalog: Catalog, generation: Generation, store: SnapshotStore
-) -> None:
-    """Every checksum fits, and yet an id stands twice: the index itself refuses it."""
-    commit(catalog, generation, "abc")
-    contents = IndexReplica.boot(catalog, fresh(catalog, generation), store).index.pack()
-    files = {**contents.files, "ids.json": b'["a", "b", "a"]'}
-    store.publish(generation, 3, IndexContents(8, 3, MODEL, files))
     replica = IndexReplica.boot(catalog, fresh(catalog, generation), store)
     assert holds(replica) == state_of_follower(catalog, generation.id)
+
+
+def forget_checks(backend: StorageBackend) -> None:
+    """As after a copy to another machine."""
+    for stored in list(backend.list()):
+        if stored.key.endswith("checked.json"):
+            backend.delete(stored.key)
+
+
+@pytest.mark.parametrize("lost", ["shape.json", "ids.000000"])
+def test_a_snapshot_without_its_files_by_name_is_refused(
+    catalog: Catalog, generation: Generation, store: SnapshotStore, backend: StorageBackend, lost: str
+) -> None:
+    commit(catalog, generation, "abc")
+    publish(catalog, generation, store)
+    [record] = catalog.snapshots.list(generation.id)
+    key = next(one.key for one in backend.list() if one.key.endswith("manifest.json"))
+    manifest = parse_manifest(backend.get(key), key)
+    files = {name: entry for name, entry in manifest.files.items() if name != lost}
+    data = manifest_bytes(manifest.model_copy(update={"files": files}))
+    backend.put(key, data)
+    forged = replace(record, sha256=hashlib.sha256(data).hexdigest())
+    with pytest.raises(IndexFileError, match="another program"):
+        store.load(forged, fresh(catalog, generation))
 
 
 def test_a_row_that_points_into_another_store_is_passed_over(
@@ -220,7 +262,7 @@ def test_a_disk_that_fills_up_leaves_the_snapshot_before_it_and_no_files(
     publish(catalog, generation, store)
     before = [one.key for one in disk.list()]
     commit(catalog, generation, "defghijklmnop")
-    for free in range(4):  # of the two parts of the vectors, the ids and the manifest
+    for free in range(6):  # of the shape, the two parts of the vectors, those of the ids and the manifest
         left = iter(range(free))
 
         def full(data: bytes, left=left) -> bytes:
@@ -319,3 +361,40 @@ def test_a_random_history_boots_the_same_from_any_snapshot(
             publish(catalog, generation, store)
         replica = IndexReplica.boot(catalog, fresh(catalog, generation), store)
         assert holds(replica) == state_of_follower(catalog, generation.id)
+
+
+# --- memory ---
+
+
+def test_a_replica_that_publishes_rests_on_its_snapshot_where_that_can_be_mapped(
+    catalog: Catalog, generation: Generation, store: SnapshotStore
+) -> None:
+    commit(catalog, generation, "abcdefghijkl")
+    replica = IndexReplica.boot(catalog, fresh(catalog, generation), store)
+    assert replica.index.own_rows == 12
+    replica.publish(store)
+    assert replica.index.own_rows == (0 if store.maps_files else 12)
+    catalog.images.delete(generation.collection_id, ["b"])
+    commit(catalog, generation, "cz", seed=100)
+    replica.catch_up()
+    assert holds(replica) == state_of_follower(catalog, generation.id)
+    replica.publish(store)
+    assert holds(replica) == state_of_follower(catalog, generation.id)
+
+
+def test_a_replica_can_rest_anew_once_a_snapshot_holds_most_of_its_own_memory(
+    catalog: Catalog, generation: Generation, store: SnapshotStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_module, "_OWN_ROWS", 4)
+    commit(catalog, generation, "abc")
+    replica = IndexReplica.boot(catalog, fresh(catalog, generation), store)
+    publish(catalog, generation, store)
+    assert not replica.can_rest_anew(store), "three rows are not worth it"
+    commit(catalog, generation, "defghijk")
+    replica.catch_up()
+    assert not replica.can_rest_anew(store), "the snapshot holds too little of it"
+    publish(catalog, generation, store)
+    assert replica.can_rest_anew(store) == store.maps_files
+    anew = IndexReplica.boot(catalog, fresh(catalog, generation), store)
+    assert not anew.can_rest_anew(store)
+    assert holds(anew) == holds(replica)

@@ -80,4 +80,5 @@ def test_snapshots_go_where_the_settings_say(
 
 def publish_empty(catalog: Catalog, generation: Generation, settings: Settings) -> str:
     catalog.commit(generation.id, IndexBatch())
-    return snapshots_of(settings, catalog).publish(generation, 0, VectorIndex(4, model=MODEL).pack()).uri
+    with VectorIndex(4, model=MODEL).reading() as nothing:
+        return snapshots_of(settings, catalog).publish(generation, 0, nothing).uri

@@ -25,7 +25,8 @@ from storage.index_files import (
     write_index_folder,
 )
 from storage.index_manifest import FileEntry, Manifest, manifest_bytes, read_manifest
-from storage.saved_vectors import HEADER, SavedVectors, pack_vectors
+from storage.mapped_vectors import LiveVectors
+from storage.saved_vectors import HEADER, pack_vectors
 from storage.vector_index import VectorIndex
 
 ROOT = Path(__file__).parents[2]
@@ -308,7 +309,7 @@ def sha256(data: bytes) -> str:
 def forged(folder: Path, files: dict[str, bytes], *, count: int = 1, dimension: int = DIMENSION) -> Manifest:
     """A save whose checksums all fit, as a hostile or broken program would make it."""
     row = np.eye(1, DIMENSION, dtype=np.float32)
-    good = pack_vectors(SavedVectors(row, ["a"], None), {}).files
+    good = pack_vectors(LiveVectors(DIMENSION, None, 0.0, ["a"], lambda start, stop: row[start:stop]), {}).files
     return write_index_folder(folder, IndexContents(dimension, count, None, {**good, **files}))
 
 

@@ -10,7 +10,7 @@ import faiss
 import numpy as np
 import pytest
 
-from storage import exact_search, vector_index
+from storage import exact_search
 from storage.errors import (
     DuplicateImageId,
     IndexFileError,
@@ -276,8 +276,7 @@ def test_every_way_of_filtering_finds_the_same(monkeypatch: pytest.MonkeyPatch) 
     assert index.search_many(queries, 7, only=chosen) == wanted
     assert [index.search(query, 7, only=chosen) for query in queries] == wanted
     assert [index.search(query, 7, exclude=others) for query in queries] == wanted
-    monkeypatch.setattr(vector_index, "GATHER_ROWS", 10)  # smaller limits take the paths of large collections
-    monkeypatch.setattr(exact_search, "GATHER_BLOCK_ROWS", 64)
+    monkeypatch.setattr(exact_search, "GATHER_ROWS", 10)  # smaller limits take the paths of large collections
     assert index.search_many(queries, 7, only=chosen) == wanted
     assert [index.search(query, 7, only=chosen) for query in queries] == wanted
     assert [index.search(query, 7, exclude=others) for query in queries] == wanted
@@ -317,11 +316,39 @@ def test_near_ties_that_float32_cannot_tell_apart_are_ordered_exactly() -> None:
     assert [index.search(query, 20) for query in queries] == wanted
 
 
+@pytest.mark.parametrize("deviation", [1e-6, 9e-4])
+def test_vectors_of_slightly_different_lengths_are_ranked_by_distance_not_by_angle(deviation: float) -> None:
+    """The engine compares angles; what lengths can change is looked at again, exactly."""
+    rng = np.random.default_rng(SEED)
+    rows = unit_vectors(2000, 64) * (1 + deviation * rng.uniform(-1, 1, (2000, 1)).astype(np.float32))
+    rows[1000:] = rows[:1000] * (1 + deviation * rng.uniform(-0.1, 0.1, (1000, 1)).astype(np.float32))
+    index = VectorIndex(64)
+    index.add_many([f"n{number:04d}" for number in range(2000)], rows)
+    queries = unit_vectors(10, 64, seed=9)
+    answers = index.search_many(queries, 25)
+    for query, hits in zip(queries, answers, strict=True):
+        exact = ((rows.astype(np.float64) - query) ** 2).sum(axis=1)
+        assert [hit.image_id for hit in hits] == [f"n{number:04d}" for number in np.argsort(exact, kind="stable")[:25]]
+    assert [index.search(query, 25) for query in queries] == answers
+
+
+def test_ids_are_counted_whatever_they_are() -> None:
+    index = index_of(5)
+    assert index.count(["i0001", "nobody", "i0002"]) == 2
+    assert index.count({"i0001"}) == 1
+    assert 7 not in index
+    with pytest.raises(VectorIndexError, match="put it in a list"):
+        index.count("i0001")
+
+
 def test_a_batch_beyond_the_memory_limit_is_answered_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     index = index_of(300)
     queries = unit_vectors(40, seed=5)
     wanted = index.search_many(queries, 4)
     monkeypatch.setattr(exact_search, "MAX_FETCHED", 100)
+    assert index.search_many(queries, 4) == wanted
+    monkeypatch.undo()
+    monkeypatch.setattr(exact_search, "MAX_QUERIES", 7)
     assert index.search_many(queries, 4) == wanted
 
 
