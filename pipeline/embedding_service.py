@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from pipeline.decode import DecodedImage, DecodeLimits, decode_image, is_large, upright_rgb
-from pipeline.embedders.base import Embedder, Pixels, Vectors
+from pipeline.embedders.base import Embedder, Pixels, TakesReducedPictures, Vectors
+from pipeline.embedders.options import Backend, Decoding
 from pipeline.embedders.registry import load_embedder
 from pipeline.errors import TooManyBytes
 from storage.errors import ImageNotFound, StorageDenied, StorageUnavailable
@@ -47,12 +48,25 @@ class EmbeddingService:
         device: str = "auto",
         dtype: str = "auto",
         batch_size: int | None = None,
+        backend: Backend = "auto",
+        decoding: Decoding = "reduced",
+        like: ModelIdentity | None = None,
         limits: DecodeLimits | None = None,
         embedder: Embedder | None = None,
     ) -> None:
-        self._embedder = embedder or load_embedder(model_name, device=device, dtype=dtype, batch_size=batch_size)
+        """With `like`, vectors are made in the way that the vectors of that identity were; see `load_embedder`."""
+        self._embedder = embedder or load_embedder(
+            model_name,
+            device=device,
+            dtype=dtype,
+            batch_size=batch_size,
+            backend=backend,
+            decoding=decoding,
+            like=like,
+        )
         self._batch_size = batch_size or self._embedder.batch_size
         self._limits = limits or DecodeLimits()
+        self._decode_at_least = _decode_at_least(self._embedder)
         self._one_large_at_a_time = Lock()  # decoded, a picture at the cap takes 600 MB: not one for each thread
 
     @property
@@ -79,7 +93,7 @@ class EmbeddingService:
             return self._prepared(upright_rgb(image, self._limits))
         data = image if isinstance(image, bytes) else _read(Path(image), self._limits.max_bytes)
         with self._one_large_at_a_time if is_large(data, self._limits) else nullcontext():
-            return self._prepared(decode_image(data, self._limits))
+            return self._prepared(decode_image(data, self._limits, at_least=self._decode_at_least))
 
     def embed_prepared(self, batch: Sequence[Pixels]) -> Vectors:
         """Embed what `prepare` made: (n, dimension) float32, unit length, in order."""
@@ -111,8 +125,16 @@ class EmbeddingService:
         return vector
 
     def _prepared(self, decoded: DecodedImage) -> PreparedImage:
-        pixels = self._embedder.prepare(decoded.picture)
+        size = decoded.width, decoded.height
+        if isinstance(self._embedder, TakesReducedPictures):
+            pixels = self._embedder.prepare_reduced(decoded.picture, size)
+        else:
+            pixels = self._embedder.prepare(decoded.picture)
         return PreparedImage(pixels, decoded.width, decoded.height, decoded.format)
+
+
+def _decode_at_least(embedder: Embedder) -> tuple[int, int] | None:
+    return embedder.decode_at_least if isinstance(embedder, TakesReducedPictures) else None
 
 
 def _read(path: Path, max_bytes: int) -> bytes:

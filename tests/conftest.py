@@ -35,6 +35,14 @@ def _no_real_aws() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_real_exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Models that tests export to ONNX go to a folder of this run, not to the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def s3_endpoint(_no_real_aws: None) -> Iterator[str]:
     """The address of a moto S3 server that answers over HTTP on a free port of this machine."""

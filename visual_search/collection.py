@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,14 +39,17 @@ from storage.catalog import (
     catalog_of,
     catalog_place,
 )
-from storage.errors import ModelMismatch, UnknownCollection
+from storage.errors import ModelMismatch, StorageError, UnknownCollection
 from storage.filters import Filter
 from storage.images.locate import ImageReader
 from storage.records import ImageMetadata
 from storage.settings import Settings, load_settings
+from storage.snapshots import snapshots_of
 from visual_search.embedded_runs import PROCESS, end_dead_runs, this_process
 
 Progress = Callable[[IndexReport], None]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -204,6 +208,9 @@ class ImageCollection:
             device=self.settings.device,
             dtype=self.settings.dtype,
             batch_size=self.settings.batch_size,
+            backend=self.settings.backend,
+            decoding=self.settings.decoding,
+            like=generation.model if generation is not None else None,
             limits=DecodeLimits(max_bytes=self.settings.max_image_bytes, max_pixels=self.settings.max_image_pixels),
         )
         if generation is not None and generation.model != service.identity:
@@ -235,9 +242,18 @@ class ImageCollection:
     def _caught_up(self) -> IndexReplica:
         generation = self._searched()
         if self._replica is None or self._replica.generation.id != generation.id:
-            self._replica = IndexReplica(self.catalog, generation)
+            self._replica = self._booted(generation)
         self._replica.catch_up()
         return self._replica
+
+    def _booted(self, generation: Generation) -> IndexReplica:
+        """From the newest snapshot where the workers publish some, which saves time and memory; else from SQL."""
+        if self.catalog.snapshots.newest(generation.id) is not None:
+            try:
+                return IndexReplica.boot(self.catalog, generation, snapshots_of(self.settings, self.catalog))
+            except StorageError as error:
+                _log.warning("the index is made without a snapshot: %s", error)
+        return IndexReplica(self.catalog, generation)
 
     def _searched(self) -> Generation:
         generation = self.generation

@@ -12,6 +12,7 @@ from pipeline.indexing.context import IndexingContext, IndexOptions
 from pipeline.indexing.report import IndexReport
 from pipeline.reindex import Gate, ReindexReport, fill_from_images, fill_from_vectors, switch
 from storage.catalog import Generation
+from storage.records import ModelIdentity
 from visual_search.collection import ImageCollection
 
 Progress = Callable[[IndexReport], None]
@@ -49,7 +50,7 @@ def roll_back(collection: ImageCollection, on_progress: Progress | None = None) 
     target = collection.catalog.lifecycle.previous(collection.record.id)
     report = ReindexReport(generation_id=target.id)
     if collection.catalog.lifecycle.missing_count(target.id):
-        _fill(collection, target, lambda: _load(collection, target.model.name), report, on_progress)
+        _fill(collection, target, lambda: _load(collection, target.model.name, target.model), report, on_progress)
     return switch(collection.catalog, report, active, None)
 
 
@@ -99,9 +100,16 @@ def _fill(
     report.embedded, report.reused, report.failed = filled.indexed, filled.reused, filled.failed
 
 
-def _load(collection: ImageCollection, model: str) -> EmbeddingService:
+def _load(collection: ImageCollection, model: str, like: ModelIdentity | None = None) -> EmbeddingService:
     settings = collection.settings
     limits = DecodeLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
     return EmbeddingService(
-        model, device=settings.device, dtype=settings.dtype, batch_size=settings.batch_size, limits=limits
+        model,
+        device=settings.device,
+        dtype=settings.dtype,
+        batch_size=settings.batch_size,
+        backend=settings.backend,
+        decoding=settings.decoding,
+        like=like,
+        limits=limits,
     )

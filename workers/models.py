@@ -45,6 +45,8 @@ class LoadedModels:
             device=settings.device,
             dtype=settings.dtype,
             batch_size=settings.batch_size,
+            backend=settings.backend,
+            like=wanted,
             limits=DecodeLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
         )
         if service.identity != wanted:

@@ -1,16 +1,16 @@
-"""The seam between the pipeline and its models. Two implementations ship: CLIP through torch, and `baseline`."""
+"""The seam between the pipeline and its models. Shipped: CLIP through torch, CLIP through onnxruntime, `baseline`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
 
 from storage.records import ModelIdentity
 
-Pixels = np.ndarray[Any, np.dtype[np.float32]]
+Pixels = np.ndarray[Any, np.dtype[Any]]  # float32 or uint8, as the model takes it
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
 
@@ -32,7 +32,7 @@ class Embedder(Protocol):
         ...
 
     def prepare(self, picture: Image.Image) -> Pixels:
-        """Turn a checked RGB picture into the model's input, e.g. (3, 224, 224) float32."""
+        """Turn a checked RGB picture into the model's input, e.g. (3, 224, 224) float32 or (224, 224, 3) uint8."""
         ...
 
     def embed_prepared(self, batch: Sequence[Pixels]) -> Vectors:
@@ -41,4 +41,18 @@ class Embedder(Protocol):
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         """Embed texts: (n, dimension) float32, unit length. Raises TextNotSupported without a text tower."""
+        ...
+
+
+@runtime_checkable
+class TakesReducedPictures(Protocol):
+    """What an embedder has besides when it is content with pictures decoded at reduced size, which is much faster."""
+
+    @property
+    def decode_at_least(self) -> tuple[int, int] | None:
+        """Width and height in pixels that are enough; None: always decode in full."""
+        ...
+
+    def prepare_reduced(self, picture: Image.Image, size: tuple[int, int]) -> Pixels:
+        """As `prepare`, of a picture that had this width and height, in pixels, before it was reduced."""
         ...

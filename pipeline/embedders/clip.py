@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,17 +21,22 @@ from transformers.utils import logging as transformers_logging
 from pipeline.embedders.base import Pixels, Vectors
 from pipeline.embedders.checkpoint import Checkpoint, find_checkpoint
 from pipeline.embedders.device import choose_device, choose_dtype, natural_batch_size
-from pipeline.embedders.fingerprint import sha256_of_files, sha256_of_settings
-from pipeline.embedders.texts import TEXTS_VERSION, TextTokens
+from pipeline.embedders.fingerprint import sha256_of_files
+from pipeline.embedders.inputs import MODEL_CLASSES, check_family, inputs_fingerprint
+from pipeline.embedders.texts import TextTokens
 from pipeline.embedders.unit_length import unit_rows
 from pipeline.errors import ModelError, UnsupportedModel
 from pipeline.preprocess import ClipPreprocessing
 from storage.records import ModelIdentity
 from storage.settings import DEFAULT_MODEL
 
-# Model types that are tested here. OpenAI's and LAION's exports are all `clip`; SigLIP, and SigLIP 2 of fixed
-# resolution, are `siglip`.
-_MODEL_CLASSES = {"clip": "CLIPModel", "siglip": "SiglipModel"}
+
+@dataclass(frozen=True)
+class TorchPlace:
+    """Where the model runs, and in which number type."""
+
+    device: torch.device
+    dtype: torch.dtype
 
 
 class ClipEmbedder:
@@ -39,8 +45,11 @@ class ClipEmbedder:
     The dtype is no part of the identity: a GPU's float16 vectors may be searched with a CPU's float32 query.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, batch_size: int) -> None:
-        self._preprocessing = ClipPreprocessing.from_folder(checkpoint.folder)
+    def __init__(
+        self, checkpoint: Checkpoint, preprocessing: ClipPreprocessing, place: TorchPlace, batch_size: int
+    ) -> None:
+        self._preprocessing = preprocessing
+        device, dtype = place.device, place.dtype
         with ThreadPoolExecutor(max_workers=1) as pool:  # hashing hides behind building the model
             weights_fingerprint = pool.submit(sha256_of_files, checkpoint.weight_files)
             self._model = _load_model(checkpoint).to(device=device, dtype=dtype).eval()
@@ -50,7 +59,7 @@ class ClipEmbedder:
             name=checkpoint.name,
             revision=checkpoint.revision,
             weights_fingerprint=weights_fingerprint.result(),
-            preprocessing_fingerprint=_inputs_fingerprint(checkpoint, self._preprocessing),
+            preprocessing_fingerprint=inputs_fingerprint(checkpoint, self._preprocessing),
             dimension=_dimension(self._model.config),
         )
 
@@ -70,9 +79,24 @@ class ClipEmbedder:
         safetensors weights, ModelError for a device or dtype that is not there.
         """
         checkpoint = find_checkpoint(name, revision)
-        _check_family(checkpoint)
+        check_family(checkpoint)
+        preprocessing = ClipPreprocessing.from_folder(checkpoint.folder)
+        return cls.of_checkpoint(checkpoint, preprocessing, device=device, dtype=dtype, batch_size=batch_size)
+
+    @classmethod
+    def of_checkpoint(
+        cls,
+        checkpoint: Checkpoint,
+        preprocessing: ClipPreprocessing,
+        *,
+        device: str,
+        dtype: str,
+        batch_size: int | None,
+    ) -> ClipEmbedder:
+        """Load what was found, with the way of preprocessing that is wanted; otherwise as `load`."""
         where = choose_device(device)
-        return cls(checkpoint, where, choose_dtype(dtype, where), batch_size or natural_batch_size(where))
+        place = TorchPlace(where, choose_dtype(dtype, where))
+        return cls(checkpoint, preprocessing, place, batch_size or natural_batch_size(where))
 
     @property
     def identity(self) -> ModelIdentity:
@@ -87,6 +111,15 @@ class ClipEmbedder:
     def prepare(self, picture: Image.Image) -> Pixels:
         """Turn an RGB picture into (3, height, width) float32, e.g. (3, 224, 224). Safe on many threads."""
         return self._preprocessing.apply(picture)
+
+    @property
+    def decode_at_least(self) -> tuple[int, int] | None:
+        """See `TakesReducedPictures`."""
+        return self._preprocessing.decode_at_least
+
+    def prepare_reduced(self, picture: Image.Image, size: tuple[int, int]) -> Pixels:
+        """See `TakesReducedPictures`."""
+        return self._preprocessing.apply(picture, size)
 
     def embed_prepared(self, batch: Sequence[Pixels]) -> Vectors:
         """Embed prepared pictures, `batch_size` at a time: (n, dimension) float32, unit length, in order.
@@ -127,17 +160,8 @@ def _features(output: Any) -> Pixels:
     return array
 
 
-def _check_family(checkpoint: Checkpoint) -> None:
-    model_type = checkpoint.config.get("model_type")
-    if model_type not in _MODEL_CLASSES:
-        raise UnsupportedModel(
-            f"{checkpoint.name} is a model of type {model_type!r}; supported are {', '.join(_MODEL_CLASSES)} "
-            "(OpenAI CLIP, LAION exports, SigLIP) and `baseline`"
-        )
-
-
 def _load_model(checkpoint: Checkpoint) -> Any:
-    model_class = getattr(transformers, _MODEL_CLASSES[checkpoint.config["model_type"]])
+    model_class = getattr(transformers, MODEL_CLASSES[checkpoint.config["model_type"]])
     try:
         with _quiet_loading():
             model, report = model_class.from_pretrained(
@@ -170,16 +194,6 @@ def _quiet_loading() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bar:
             transformers_logging.enable_progress_bar()
-
-
-def _inputs_fingerprint(checkpoint: Checkpoint, preprocessing: ClipPreprocessing) -> str:
-    return sha256_of_settings(
-        {
-            "pictures": preprocessing.fingerprint,
-            "texts": TEXTS_VERSION,
-            "tokenizer": sha256_of_files(checkpoint.tokenizer_files),
-        }
-    )
 
 
 def _dimension(config: Any) -> int:

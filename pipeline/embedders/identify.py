@@ -1,7 +1,7 @@
 """`python -m pipeline.embedders.identify`: says which model this is, for processes that must not load any.
 
-Reads {"model", "device", "dtype", "backend", "decoding"} as JSON from standard input; the last line that it writes is {"identity": ...} or
-{"error": {"reason", "message"}}.
+Reads {"model", "device", "dtype", "backend", "decoding"} as JSON from standard input; the last line that it writes is
+{"identity": ...} or {"error": {"reason", "message"}}.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from storage.errors import InvalidKey, StorageError, StorageUnavailable
 from storage.images.backend import StorageBackend, StoredObject
 from storage.images.file_uri import file_uri, path_of_file_uri
 from storage.images.keys import key_of
+from storage.images.allowed_sources import AllowedSources
 from storage.images.locate import ImageReader, open_source, split_uri
 from storage.records import Attributes
 
@@ -51,6 +52,7 @@ class FileList:
     attributes: Mapping[str, Attributes] | None = field(default=None, repr=False)
     max_bytes: int = 0
     threads: int = 4
+    allowed: AllowedSources = AllowedSources()  # a line that leads elsewhere is a failure of its own
 
     def digest(self) -> str:
         """A sha256 that two lists share when their text is the same."""
@@ -117,7 +119,7 @@ class _Look:
     def __init__(self, source: StorageBackend, named: FileList) -> None:
         self._source = source
         self._named = named
-        self._reader = ImageReader(named.max_bytes)
+        self._reader = ImageReader(named.max_bytes, named.allowed)
         self._root = source.uri("")
         self._prefix = split_uri(self._root + "x")[1][:-1]  # the source's own key in its bucket or file system
         self._folder = "" if "://" in named.source else str(Path(named.source).expanduser().absolute())

@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline.errors import InvalidQuery
 from pipeline.indexing.sidecar import read_sidecar
 from pipeline.indexing.source import Source
+from storage.images.allowed_sources import AllowedSources
 from storage.images.locate import open_source
 
 
@@ -30,8 +31,11 @@ class SourceSelection:
             raise InvalidQuery("include and exclude are lists of patterns, not one text")
 
 
-def source_at(address: str | Path, selection: SourceSelection, max_bytes: int) -> Source:
-    """Open the source at an address. Raises StorageError when it is none, SidecarError for the attributes."""
+def source_at(
+    address: str | Path, selection: SourceSelection, max_bytes: int, allowed: AllowedSources = AllowedSources()
+) -> Source:
+    """Open the source at an address. Raises StorageError when it is none or not allowed, SidecarError."""
+    allowed.check(address)
     return Source(
         backend=open_source(address, max_bytes=max_bytes),
         id_prefix=selection.id_prefix,

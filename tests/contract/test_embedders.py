@@ -16,14 +16,17 @@ from pipeline.errors import TextNotSupported
 SIZES = [(96, 72), (40, 200), (1, 1), (300, 30)]
 
 
-@pytest.fixture(scope="module", params=["baseline", "clip"])
+@pytest.fixture(scope="module", params=["baseline", "clip", "onnx"])
 def embedder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Embedder:
     if request.param == "baseline":
         return load_embedder("baseline")
     from checkpoints import save_tiny_clip
 
     folder: Path = save_tiny_clip(tmp_path_factory.mktemp("clip"))
-    return load_embedder(str(folder), device="cpu", dtype="float32")
+    if request.param == "onnx":
+        pytest.importorskip("onnxruntime")
+    backend = "onnx" if request.param == "onnx" else "torch"
+    return load_embedder(str(folder), device="cpu", dtype="float32", backend=backend)
 
 
 def _vectors(embedder: Embedder, count: int) -> np.ndarray:

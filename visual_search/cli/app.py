@@ -20,6 +20,7 @@ from visual_search.cli import (
     index,
     jobs,
     keys,
+    models,
     reindex,
     search,
     settings,
@@ -70,6 +71,7 @@ app.add_typer(failures.app, name="failures")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(generations.app, name="generations")
 app.add_typer(keys.app, name="keys")
+app.add_typer(models.app, name="models")
 app.add_typer(backup.app, name="backup")
 
 

@@ -1,0 +1,1 @@
+"""CLIP through onnxruntime: no torch and no transformers, neither at export nor when it runs."""
