@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.embedders.base import Vectors
 from pipeline.errors import InvalidQuery, ModelError
 
-# The floors, see docs/operations.md: below them, int8 changes what people find.
+# The floors, see docs/models.md: below them, int8 changes what people find.
 LEAST_COSINE = 0.99  # of all but the worst hundredth of the pictures, and of every probing text
 LEAST_AGREEMENT = 0.90  # share of the ten nearest pictures that are the same
 LEAST_IMAGES = 50  # with fewer, ten neighbours are most of them, and agree whatever the vectors are
