@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 # Two processes at most: the suite starts processes of its own, and torch brings its threads.
 TEST_PROCESSES ?= 2
 
-.PHONY: help setup demo up test test-slow crash crash-searches check format bench build constraints clean
+.PHONY: help setup demo up test test-slow crash crash-searches check format bench build sbom vulnerabilities constraints clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,9 +59,16 @@ build: $(READY)  ## Build wheel and sdist, install the wheel into a clean enviro
 	$(BIN)/uv build --quiet --out-dir dist
 	$(BIN)/python tests/release/check_wheel.py dist/*.whl --constraint constraints.txt
 
+sbom: $(READY)  ## List everything that is installed as a CycloneDX file, sbom.json
+	$(BIN)/uv tool run --from cyclonedx-bom==7.5.0 cyclonedx-py environment --output-reproducible \
+	  --pyproject pyproject.toml --of JSON -o sbom.json $(BIN)/python
+
+vulnerabilities: $(READY)  ## Ask the public service for known flaws of the pinned packages (needs the network)
+	$(BIN)/uv tool run --from pip-audit==2.10.1 pip-audit --requirement constraints.txt --no-deps --disable-pip
+
 constraints: $(READY)  ## Look up the newest versions and pin them
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.10 --all-extras --group dev \
 	  --no-emit-index-url --no-annotate --no-header --upgrade --output-file constraints.txt
 
 clean:  ## Remove what the targets above made
-	rm -rf $(VENV) build dist demo-output .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist sbom.json demo-output .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

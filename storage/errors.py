@@ -9,6 +9,7 @@ VisualSearchError
 │   ├── ImageNotFound
 │   ├── ImageTooLarge
 │   ├── StorageDenied
+│   ├── SourceNotAllowed
 │   └── StorageUnavailable      (a retry can help)
 ├── BackupError
 ├── VectorIndexError
@@ -86,6 +87,12 @@ class StorageDenied(StorageError):
     """Raised by image storage: permission is missing, or the entry is no regular file. A retry cannot help."""
 
     reason = "access_denied"
+
+
+class SourceNotAllowed(StorageError):
+    """Raised for a source or picture outside of `job_sources`: the setting allows no reading there. No retry helps."""
+
+    reason = "source_not_allowed"
 
 
 class StorageUnavailable(StorageError):

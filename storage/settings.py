@@ -7,6 +7,7 @@ Credentials for S3 are boto3's own affair (AWS_* variables, ~/.aws, instance rol
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -234,7 +235,9 @@ class Settings(BaseSettings):
     )
     job_sources: list[str] = Field(
         default_factory=list,
-        description="Folders and `s3://bucket/prefix` addresses below which jobs over HTTP may index; default: any.",
+        description="Folders and `s3://bucket/prefix` addresses: jobs take and processes read pictures only there, "
+        "links followed first; uploads may always be read. Default: anywhere; over HTTP with `api_keys`: "
+        "S3 only.",
     )
     requests_per_minute: int = Field(
         default=600, ge=0, description="HTTP requests that each key (or address, without keys) may make; 0: no limit."
@@ -260,6 +263,16 @@ class Settings(BaseSettings):
             raise ValueError(message)
         return value
 
+    @field_validator("job_sources")
+    @classmethod
+    def _whole_addresses(cls, value: list[str]) -> list[str]:
+        """A relative one would mean another folder in every process, an empty one the working folder."""
+        for one in value:
+            if not (one.startswith(("~", "file:///")) or Path(one).is_absolute() or re.match("s3://[^/]", one)):
+                message = f"'{one}' is no full address: give /folder, file:///folder or s3://bucket/prefix"
+                raise ValueError(message)
+        return value
+
     @field_validator("data_dir")
     @classmethod
     def _expanded(cls, value: Path) -> Path:
@@ -269,6 +282,11 @@ class Settings(BaseSettings):
     def catalog_path(self) -> Path:
         """The SQLite file of the catalog."""
         return self.data_dir / "catalog.sqlite"
+
+    @property
+    def uploads_path(self) -> Path:
+        """The folder in which submitted bytes are kept, by collection."""
+        return self.data_dir / "uploads"
 
     @classmethod
     def settings_customise_sources(

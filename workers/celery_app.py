@@ -45,6 +45,7 @@ def make_app(settings: Settings) -> Celery:
         worker_concurrency=1,
         worker_redirect_stdouts=False,
         worker_send_task_events=False,
+        worker_enable_remote_control=False,  # else whoever reaches Redis could shut workers down
         worker_cancel_long_running_tasks_on_connection_loss=False,  # a batch may outlast a restart of Redis
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,

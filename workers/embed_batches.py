@@ -17,6 +17,7 @@ from pipeline.indexing.run import index_items
 from pipeline.indexing.source import SourceItem
 from storage.catalog import BatchItem, BatchResult, Catalog, ImageFailure, IndexBatch, LeasedBatch
 from storage.errors import ModelMismatch, StorageError, StorageUnavailable
+from storage.images.allowed_sources import AllowedReader, readable_sources
 from storage.images.backend import StoredObject
 from storage.images.locate import ImageReader, open_source
 from storage.settings import Settings
@@ -62,6 +63,7 @@ class BatchEmbedder:
         self._heartbeat = heartbeat
         self._stop = stop
         self._models = LoadedModels(settings)
+        self._allowed = readable_sources(settings)
 
     def embed(self, batch_id: int) -> Outcome:
         """Do one batch. Raises CatalogUnavailable when it cannot even be leased; the sweeper sends it again."""
@@ -125,8 +127,8 @@ class BatchEmbedder:
 
     def _reader(self, leased: LeasedBatch) -> Reads:
         if leased.by_address:
-            return ImageReader(self._settings.max_image_bytes)
-        return open_source(leased.source, max_bytes=self._settings.max_image_bytes)
+            return ImageReader(self._settings.max_image_bytes, self._allowed)
+        return AllowedReader(open_source(leased.source, max_bytes=self._settings.max_image_bytes), self._allowed)
 
     def _note(self, keeper: LeaseKeeper, report: IndexReport) -> None:
         """Called by the running batch every few images: the place to leave it. Raises BatchInterrupted."""

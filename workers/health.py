@@ -53,7 +53,6 @@ class QueueHealth(BaseModel):
         needed = {role for role, queues in _WORK_OF.items() if any(self.waiting.get(queue) for queue in queues)}
         return not stuck and (gone | needed) <= alive
 
-
     def healthy_on(self, host: str) -> bool:
         """Whether a process of this machine (or container) gives signs, and none of them is stuck or missing."""
         mine = [role for role in self.roles if role.process.rpartition(":")[0] == host]

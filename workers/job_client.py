@@ -22,6 +22,7 @@ from pipeline.indexing.selection import SourceSelection, source_at
 from pipeline.indexing.source import SourceItem
 from storage.catalog import FILE_LIST, FailureRecord, Generation, JobOptions, JobProgress, JobRequest, catalog_of
 from storage.errors import ImageNotFound
+from storage.images.allowed_sources import AllowedSources
 from storage.images.backend import StorageBackend
 from storage.images.keys import key_of
 from storage.images.local import LocalStorage
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from workers.queued_reindex import QueuedPlan, QueuedReindex
 
 WATCH_SECONDS = 1.0  # between two looks at a job
-UPLOADS_FOLDER = "uploads"  # in the data folder: where submitted bytes are kept, by collection
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ class JobClient:
         self.catalog = catalog_of(self.settings, create=create)
         self._sender = BatchSender(self.catalog, self.settings)
         self._submission = Submission(self.catalog, self._sender.send)
+        self._allowed = AllowedSources(self.settings.job_sources)
 
     def __enter__(self) -> Self:
         return self
@@ -82,10 +83,10 @@ class JobClient:
 
         What is unchanged is settled at once. The same request again goes on with its unfinished job, where the
         listing was broken off. A larger `priority` (0 to 9) goes first; `mirror` removes images recorded from
-        this source that it no longer lists. Raises StorageError, SidecarError, ModelMismatch.
+        this source that it no longer lists. Raises SourceNotAllowed, StorageError, SidecarError, ModelMismatch.
         """
         chosen = selection or SourceSelection()
-        source = source_at(address, chosen, self.settings.max_image_bytes)
+        source = source_at(address, chosen, self.settings.max_image_bytes, self._allowed)
         options = JobOptions(
             include=source.include,
             exclude=source.exclude,
@@ -119,7 +120,7 @@ class JobClient:
         chosen = selection or SourceSelection()
         if chosen.include or chosen.exclude:
             raise InvalidQuery("a list names its images itself: no include and no exclude")
-        opened = source_at(source, chosen, self.settings.max_image_bytes)
+        opened = source_at(source, chosen, self.settings.max_image_bytes, self._allowed)
         generation = generation_for(self.catalog, collection or self.settings.collection, self.settings)
         with open_list(list_file) as lines:
             named = FileList(
@@ -129,6 +130,7 @@ class JobClient:
                 opened.attributes,
                 self.settings.max_image_bytes,
                 self.settings.fetch_threads,
+                self._allowed,
             )
             options = JobOptions(
                 id_prefix=opened.id_prefix,
@@ -175,9 +177,9 @@ class JobClient:
 
     def _upload_store(self, collection: str, store: str | Path | None) -> StorageBackend:
         if store is not None:
+            self._allowed.check(store)
             return open_source(store, max_bytes=self.settings.max_image_bytes)
-        folder = self.settings.data_dir / UPLOADS_FOLDER / collection
-        return LocalStorage(folder, max_bytes=self.settings.max_image_bytes)
+        return LocalStorage(self.settings.uploads_path / collection, max_bytes=self.settings.max_image_bytes)
 
     def retry_failed(self, job_id: int | None = None, *, collection: str | None = None) -> Sequence[JobProgress]:
         """Queue every image that stands in `failures` again (of one job, if named): one job for each store.

@@ -22,10 +22,10 @@ from pipeline.indexing.overlap import Window, overlap
 from pipeline.indexing.source import SourceItem
 from storage.catalog import ImageFailure
 from storage.errors import InvalidKey, StorageError, StorageUnavailable
+from storage.images.allowed_sources import ANYWHERE, AllowedSources
 from storage.images.backend import StorageBackend, StoredObject
 from storage.images.file_uri import file_uri, path_of_file_uri
 from storage.images.keys import key_of
-from storage.images.allowed_sources import AllowedSources
 from storage.images.locate import ImageReader, open_source, split_uri
 from storage.records import Attributes
 
@@ -52,7 +52,7 @@ class FileList:
     attributes: Mapping[str, Attributes] | None = field(default=None, repr=False)
     max_bytes: int = 0
     threads: int = 4
-    allowed: AllowedSources = AllowedSources()  # a line that leads elsewhere is a failure of its own
+    allowed: AllowedSources = ANYWHERE  # a line that leads elsewhere is a failure of its own
 
     def digest(self) -> str:
         """A sha256 that two lists share when their text is the same."""

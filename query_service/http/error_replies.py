@@ -42,6 +42,7 @@ _STATUS: Mapping[type[VisualSearchError], int] = {
     AccessRefused: 401,
     ScopeMissing: 403,
     keeping.StorageDenied: 403,
+    keeping.SourceNotAllowed: 403,
     keeping.UnknownImageId: 404,
     keeping.UnknownCollection: 404,
     keeping.UnknownGeneration: 404,

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.indexing.selection import SourceSelection
 from query_service.http.access import requires
 from query_service.http.collections import CollectionName
-from query_service.http.job_sources import check_source
 from query_service.http.service import Service
 from query_service.http.storable_text import storable
+from storage.errors import SourceNotAllowed
 from workers.job_document import job_document
 
 MOST_JOBS = 500  # of one list
@@ -52,7 +52,7 @@ def submit(body: JobBody, service: Service) -> Mapping[str, Any]:
     """
     for text in (body.source, body.id_prefix, *body.include, *body.exclude):
         storable(text)
-    check_source(body.source, service.settings.job_sources)
+    _require_named_folders(body.source, service)
     progress = service.jobs.submit(
         body.source,
         SourceSelection(body.id_prefix, body.include, body.exclude),
@@ -88,3 +88,15 @@ def cancel(job: JobNumber, service: Service) -> Mapping[str, Any]:
 def retry_failed(job: JobNumber, service: Service) -> Sequence[Mapping[str, Any]]:
     """Queue the failed images of this job again: one job for each store."""
     return [job_document(one) for one in service.jobs.retry_failed(job)]
+
+
+def _require_named_folders(source: str, service: Service) -> None:
+    """Who has a key is not who owns this machine: its folders are taken only where `job_sources` names them.
+
+    Raises SourceNotAllowed.
+    """
+    settings = service.settings
+    if settings.api_keys and not settings.job_sources and not source.startswith("s3://"):
+        raise SourceNotAllowed(
+            "with API keys, jobs over HTTP take folders of this machine only where the setting `job_sources` names them"
+        )

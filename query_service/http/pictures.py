@@ -14,6 +14,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from pipeline.decode import DecodeLimits, decode_image, is_large, recognise_format, upright_rgb
 from pipeline.errors import TooManyPixels
+from storage.images.allowed_sources import ANYWHERE, AllowedSources
 from storage.images.locate import ImageReader
 
 _THREADS = 4  # decoding releases the interpreter, reading from S3 waits
@@ -32,10 +33,10 @@ class Thumbnail:
 class Pictures:
     """The pictures behind image addresses; thumbnails are remembered by content, within a bound of bytes."""
 
-    def __init__(self, max_bytes: int, max_pixels: int) -> None:
+    def __init__(self, max_bytes: int, max_pixels: int, allowed: AllowedSources = ANYWHERE) -> None:
         self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pictures")
         self._limits = DecodeLimits(max_bytes, max_pixels)
-        self._reader = ImageReader(max_bytes=max_bytes)
+        self._reader = ImageReader(max_bytes, allowed)
         self._remembered = _Remembered(_CACHE_BYTES)
         self._alone = Lock()  # large pictures take hundreds of megabytes each
 

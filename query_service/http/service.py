@@ -16,6 +16,7 @@ from fastapi import Depends, Request
 from query_service.async_client import AsyncSearchClient
 from query_service.http.pictures import Pictures
 from storage.catalog import Catalog
+from storage.images.allowed_sources import readable_sources
 from storage.settings import Settings
 from workers.job_client import JobClient
 
@@ -42,7 +43,8 @@ class HttpService:
     @cached_property
     def pictures(self) -> Pictures:
         """Reads and shrinks the pictures of images, on threads of its own."""
-        return Pictures(self.settings.max_image_bytes, self.settings.max_image_pixels)
+        settings = self.settings
+        return Pictures(settings.max_image_bytes, settings.max_image_pixels, readable_sources(settings))
 
 
 def service_of(request: Request) -> HttpService:

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Lock
 
 from storage.errors import InvalidKey, StorageError
+from storage.images.allowed_sources import ANYWHERE, AllowedSources
 from storage.images.backend import DEFAULT_MAX_IMAGE_BYTES, StorageBackend, StoredObject
 from storage.images.file_uri import anchor_uri, path_of_file_uri
 from storage.images.keys import key_of, name_of
@@ -60,16 +61,20 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 class ImageReader:
-    """Reads images by their recorded addresses, whatever store they are in. Any thread may use it."""
+    """Reads images by their recorded addresses, whatever store they are in. Any thread may use it.
 
-    def __init__(self, max_bytes: int = DEFAULT_MAX_IMAGE_BYTES) -> None:
+    What lies outside of `allowed`, or has become a link that leads there, raises SourceNotAllowed.
+    """
+
+    def __init__(self, max_bytes: int = DEFAULT_MAX_IMAGE_BYTES, allowed: AllowedSources = ANYWHERE) -> None:
         self._max_bytes = max_bytes
+        self._allowed = allowed
         self._backends: dict[str, StorageBackend] = {}
         self._lock = Lock()
 
     def read(self, uri: str) -> bytes:
         """Read the original bytes. Raises the same errors as `StorageBackend.get`."""
-        store, key = split_uri(uri)
+        store, key = self._split(uri)
         return self._backend(store).get(key)
 
     def get(self, key: str) -> bytes:
@@ -78,8 +83,13 @@ class ImageReader:
 
     def stat(self, uri: str) -> StoredObject:
         """Describe one image without reading it. Raises the same errors as `StorageBackend.stat`."""
-        store, key = split_uri(uri)
+        store, key = self._split(uri)
         return self._backend(store).stat(key)
+
+    def _split(self, uri: str) -> tuple[str, str]:
+        store, key = split_uri(uri)  # first: its errors say more
+        self._allowed.check(uri)
+        return store, key
 
     def _backend(self, store: str) -> StorageBackend:
         with self._lock:

@@ -1,0 +1,89 @@
+"""Says from which folders and buckets pictures may be read: the setting `job_sources`. Reads no picture.
+
+Without such a list a job may name every folder that the processes can read. Compared is where an address really
+leads: links, `..`, `~` and percent-encoding are followed first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.errors import SourceNotAllowed, StorageError
+from storage.images.backend import StorageBackend
+from storage.images.file_uri import path_of_file_uri
+from storage.images.local_listing import without_links
+from storage.settings import Settings
+
+
+@dataclass(frozen=True)
+class AllowedSources:
+    """Folders, file:// and s3:// addresses below which pictures may be read; none of them means anywhere."""
+
+    roots: Sequence[str] = ()
+
+    def and_below(self, folder: Path) -> AllowedSources:
+        """The same and a folder of our own; where everything is allowed that stays so."""
+        return AllowedSources((*self.roots, str(folder))) if self.roots else self
+
+    def check(self, address: str | Path) -> None:
+        """Raise SourceNotAllowed unless the address of a source or of a picture is one of the roots or below."""
+        if self.roots and not any(_is_within(address, root) for root in self.roots):
+            raise SourceNotAllowed(
+                f"{address} is none of the places that pictures may be read from (setting `job_sources`)"
+            )
+
+
+ANYWHERE = AllowedSources()
+
+
+class AllowedReader:
+    """Reads the pictures of one store; one that lies outside of `allowed` by now raises SourceNotAllowed."""
+
+    def __init__(self, store: StorageBackend, allowed: AllowedSources) -> None:
+        self._store = store
+        self._allowed = allowed
+
+    def get(self, key: str) -> bytes:
+        """The original bytes. Raises StorageError."""
+        self._allowed.check(self._store.uri(key))
+        return self._store.get(key)
+
+
+def readable_sources(settings: Settings) -> AllowedSources:
+    """Where pictures may be read from: what jobs may be given, and what was uploaded."""
+    return AllowedSources(settings.job_sources).and_below(settings.uploads_path)
+
+
+def _is_within(address: str | Path, root: str) -> bool:
+    bucket, top = _bucket_and_parts(address), _bucket_and_parts(root)
+    if bucket is None or top is None:
+        return bucket is top and _folder(address).is_relative_to(_folder(root))
+    (name, parts), (top_name, top_parts) = bucket, top
+    # S3 itself takes dots as they stand, a proxy before it may not
+    return name == top_name and parts[: len(top_parts)] == top_parts and not {".", ".."} & set(parts)
+
+
+def _bucket_and_parts(address: str | Path) -> tuple[str, Sequence[str]] | None:
+    """The bucket and the parts of the prefix or key; None where the address is no s3:// one."""
+    scheme, separator, rest = str(address).partition("://")
+    if isinstance(address, Path) or not separator or scheme.lower() != "s3":
+        return None
+    bucket, _slash, key = rest.partition("/")
+    return bucket, key.rstrip("/").split("/") if key.rstrip("/") else []
+
+
+def _folder(address: str | Path) -> Path:
+    """Where the path really leads. Raises StorageError for an address that is none on this machine."""
+    scheme, separator, _ = str(address).partition("://")
+    if isinstance(address, str) and separator:
+        if scheme.lower() != "file":
+            raise StorageError(f"{address}: '{scheme}' is no known kind of storage")
+        path = Path(path_of_file_uri(address))
+    else:
+        path = Path(address)
+    try:
+        return without_links(path.expanduser())
+    except (RuntimeError, ValueError) as error:  # `~nobody`; a NUL
+        raise StorageError(f"{address!r} is no path here: {error}") from error
