@@ -1,4 +1,4 @@
-"""No password and no key in any log, on any command line or in any row, with all roles running and things going wrong."""
+"""No password and no key in any log, command line or row, with all roles running and things going wrong."""
 
 from __future__ import annotations
 
