@@ -333,6 +333,7 @@ def test_many_tasks_share_one_client_and_wait_for_a_connection(settings: Setting
 
 
 def test_closing_amid_a_search_leaves_it_its_answer_and_no_connection(settings: Settings, redis: Any) -> None:
+    others = {one["id"] for one in redis.client_list()}
     client = SearchClient(settings)
     with ThreadPoolExecutor() as threads:
         waiting = threads.submit(client.search, text="a dog")
@@ -340,10 +341,12 @@ def test_closing_amid_a_search_leaves_it_its_answer_and_no_connection(settings: 
         client.close()
         with replying(settings.redis_url.get_secret_value()):  # type: ignore[union-attr]
             assert waiting.result(timeout=5).provenance.worker == "a dog"
-    assert len(redis.client_list()) == 1
+    assert {one["id"] for one in redis.client_list()} <= others
 
 
 def test_closing_amid_searches_of_tasks_leaves_them_their_answers(settings: Settings, redis: Any) -> None:
+    others = {one["id"] for one in redis.client_list()}
+
     async def close_amid() -> list[SearchAnswer]:
         client = AsyncSearchClient(settings)
         waiting = [asyncio.create_task(client.search(text="a dog")) for _ in range(3)]
@@ -354,7 +357,7 @@ def test_closing_amid_searches_of_tasks_leaves_them_their_answers(settings: Sett
             return await asyncio.gather(*waiting)
 
     assert len(asyncio.run(close_amid())) == 3
-    assert len(redis.client_list()) == 1
+    assert {one["id"] for one in redis.client_list()} <= others
 
 
 def test_parent_and_child_of_a_fork_both_go_on(settings: Settings, redis_url: str) -> None:

@@ -100,7 +100,7 @@ def test_the_batch_size_changes_nothing(embedder: ClipEmbedder, folders: dict[st
 
 
 def test_the_service_embeds_pictures_and_texts_through_it(folders: dict[str, Path]) -> None:
-    service = EmbeddingService(str(folders["clip"]), device="cpu")
+    service = EmbeddingService(str(folders["clip"]), device="cpu", backend="torch")
     pictures = [Image.new("RGB", (50, 40), colour) for colour in ("red", "blue")]
     assert service.embed_images(pictures).shape == (2, 24)
     assert service.embed_text("a red cat").shape == (24,)
