@@ -144,7 +144,12 @@ def test_the_tick_comes_again_and_again_and_may_speak(monkeypatch):
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_ctrl_c_a_stop_and_a_closed_terminal_all_end_it(name):
-    assert Supervisor([_python("sleeper", SLEEPER)], Screen("awake", 1, getattr(signal, name)), QUICK).run()
+    number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_DFL)  # whoever runs the tests may ignore it, as nohup does
+    try:
+        assert Supervisor([_python("sleeper", SLEEPER)], Screen("awake", 1, number), QUICK).run()
+    finally:
+        signal.signal(number, before)
 
 
 def test_under_nohup_a_closed_terminal_ends_nothing(monkeypatch):
