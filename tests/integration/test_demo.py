@@ -52,7 +52,8 @@ def test_the_demo_takes_ones_own_photos(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_whole_system_answers_as_the_library_does_and_leaves_no_process(tmp_path, _valkey_program):
+@pytest.mark.usefixtures("_valkey_program")
+def test_the_whole_system_answers_as_the_library_does_and_leaves_no_process(tmp_path):
     write_photos(tmp_path / "mine", 12)
     demo = _run(tmp_path, "--photos", "mine", "--model", "baseline", "--output", "out")
     assert demo.returncode == 0, demo.stdout + demo.stderr + (tmp_path / "out" / "system.log").read_text()
