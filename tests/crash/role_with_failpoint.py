@@ -66,11 +66,11 @@ def decode_slowly(seconds: float, marker: bytes | None) -> None:
 
     original = service.decode_image
 
-    def decode(data: bytes, *arguments: Any) -> Any:
+    def decode(data: bytes, *arguments: Any, **keywords: Any) -> Any:
         time.sleep(seconds)
         if marker and data.endswith(marker):
             _die()
-        return original(data, *arguments)
+        return original(data, *arguments, **keywords)
 
     service.decode_image = decode  # type: ignore[assignment]
 

@@ -4,7 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from crash.role_with_failpoint import decode_slowly
 from crash.verify import Expected, State, judge
+from pictures import jpeg
+
+import pipeline.embedding_service
 
 VECTORS = {name: np.eye(4, dtype=np.float32)[row] for row, name in enumerate(["a", "b", "c"])}
 EXPECTED = Expected(VECTORS, {"broken": "corrupt"})
@@ -57,3 +61,11 @@ def test_what_is_wrong_is_told(changes, complaint):
     verdict = judge(EXPECTED, replace(GOOD, **changes))
     assert not verdict.clean
     assert any(complaint in problem for problem in verdict.problems), verdict.problems
+
+
+def test_slowed_decoding_gives_the_vectors_of_the_embedded_mode(monkeypatch):
+    service = pipeline.embedding_service.EmbeddingService("baseline")
+    wanted = service.embed_image(jpeg(5))
+    monkeypatch.setattr(pipeline.embedding_service, "decode_image", pipeline.embedding_service.decode_image)
+    decode_slowly(0.0, b"marker")
+    assert np.array_equal(service.embed_image(jpeg(5)), wanted)
