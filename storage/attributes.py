@@ -10,6 +10,7 @@ The rules, used alike by the filters in Python and by the filters in SQL:
 from __future__ import annotations
 
 import math
+import re
 
 from storage.errors import InvalidAttribute
 from storage.records import Attributes, AttributeValue
@@ -20,6 +21,8 @@ Comparable = tuple[str, Scalar]  # (kind, value): equal pairs are equal values
 TEXT = "text"
 NUMBER = "number"
 BOOLEAN = "boolean"
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 MAX_KEY_CHARACTERS = 128  # with a text of 500 characters it still fits one PostgreSQL index entry (2,700 bytes)
 MAX_EXACT_INTEGER = 2**53  # beyond it a double, and so a JSON number elsewhere, no longer tells neighbours apart
@@ -50,7 +53,7 @@ def exact_number(number: float) -> bool:
 
 def storable_text(text: str) -> bool:
     """Whether every database takes the text: no NUL character and no half of a surrogate pair."""
-    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+    return _UNSTORABLE.search(text) is None
 
 
 def normal_attributes(attributes: Attributes) -> Attributes:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, select
 
 from storage.catalog import tables
 from storage.catalog.records import ImageFailure, IndexBatch, IndexedImage
-from storage.catalog.statements import chunks, one_of
+from storage.catalog.statements import one_of
 from storage.errors import ContentChanged
 from storage.records import failure_id
 
@@ -41,8 +40,8 @@ def fitting(connection: Connection, collection_id: int, batch: IndexBatch) -> Fi
     ids += [failure.image_id for failure in batch.failures]
     live = _live(connection, collection_id, set(ids))
     kept = [image for image in batch.upserts if image.metadata.image_id in live]
-    same = [image for image in kept if live[image.metadata.image_id].sha256 == image.metadata.sha256]
-    changed = [image for image in kept if live[image.metadata.image_id].sha256 != image.metadata.sha256]
+    same = [image for image in kept if live[image.metadata.image_id][0] == image.metadata.sha256]
+    changed = [image for image in kept if live[image.metadata.image_id][0] != image.metadata.sha256]
     failures = [one for one in batch.failures if _still_there(one, live)]
     fit = replace(
         batch,
@@ -55,19 +54,18 @@ def fitting(connection: Connection, collection_id: int, batch: IndexBatch) -> Fi
     return Fitting(fit, len(changed), len(batch.upserts) - len(kept))
 
 
-def _live(connection: Connection, collection_id: int, image_ids: Collection[str]) -> dict[str, Row[Any]]:
-    found: dict[str, Row[Any]] = {}
-    columns = (_IMAGES.image_id, _IMAGES.sha256, _IMAGES.source_uri)
-    for ids in chunks(image_ids):
-        here = (_IMAGES.collection_id == collection_id, one_of(connection, _IMAGES.image_id, ids))
-        rows = connection.execute(select(*columns).where(*here, _IMAGES.deleted_at.is_(None)))
-        found.update({row.image_id: row for row in rows})
-    return found
+def _live(connection: Connection, collection_id: int, image_ids: Collection[str]) -> dict[str, tuple[str, str]]:
+    """Of each live image among these its sha256 and its address."""
+    if not image_ids:
+        return {}
+    here = (_IMAGES.collection_id == collection_id, one_of(connection, _IMAGES.image_id, image_ids))
+    statement = select(_IMAGES.image_id, _IMAGES.sha256, _IMAGES.source_uri).where(*here, _IMAGES.deleted_at.is_(None))
+    return {image_id: (sha256, source_uri) for image_id, sha256, source_uri in connection.execute(statement)}
 
 
-def _still_there(failure: ImageFailure, live: Mapping[str, Row[Any]]) -> bool:
-    row = live.get(failure_id(failure.image_id))
-    return row is not None and row.source_uri == failure.source_uri
+def _still_there(failure: ImageFailure, live: Mapping[str, tuple[str, str]]) -> bool:
+    _, source_uri = live.get(failure_id(failure.image_id), ("", None))
+    return source_uri == failure.source_uri
 
 
 def _content_changed(image: IndexedImage) -> ImageFailure:

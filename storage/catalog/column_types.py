@@ -37,10 +37,20 @@ class UtcDateTime(TypeDecorator[datetime]):
         return moment.astimezone(timezone.utc)
 
 
+class Bytes(LargeBinary):
+    """Bytes, or anything that lies in memory as bytes do; both drivers take and give them as they are."""
+
+    def bind_processor(self, dialect: Dialect) -> None:
+        """Nothing is done to a value: SQLAlchemy's own would wrap each one."""
+
+    def result_processor(self, dialect: Dialect, coltype: Any) -> None:
+        """Nothing is done to a value."""
+
+
 class Sha256(TypeDecorator[str]):
     """A sha256: lower-case hex in Python, 32 bytes in SQL (half the index of text); "" (unknown) is NULL."""
 
-    impl = LargeBinary(32)
+    impl = Bytes(32)
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> bytes | None:  # noqa: ARG002

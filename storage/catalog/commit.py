@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Connection, literal_column, select
+from sqlalchemy import Connection, select
 
 from storage.attributes import storable_text
 from storage.catalog import tables
@@ -22,8 +21,9 @@ from storage.catalog.generations import (
     take_sequence_numbers,
 )
 from storage.catalog.image_rows import write_images
+from storage.catalog.many_rows import insert_or_update
 from storage.catalog.records import Generation, ImageFailure, IndexBatch, IndexedImage
-from storage.catalog.statements import chunks, insert_or_update
+from storage.catalog.statements import one_of
 from storage.catalog.tombstones import delete_images
 from storage.catalog.vector_bytes import pack_vectors
 from storage.errors import DuplicateImageId, GenerationClosed
@@ -84,13 +84,14 @@ def _lock(connection: Connection, generation_id: int, *, removes: bool) -> Gener
 
 def _still_live(connection: Connection, collection_id: int, images: Sequence[ImageMetadata]) -> list[ImageMetadata]:
     """Leave out those deleted meanwhile: a refresh has no vector to bring an image back with."""
-    live: set[str] = set()
+    if not images:
+        return []
     columns = tables.images.c
-    for ids in chunks(image.image_id for image in images):
-        statement = select(columns.image_id).where(
-            columns.collection_id == collection_id, columns.image_id.in_(ids), columns.deleted_at.is_(None)
-        )
-        live.update(connection.scalars(statement))
+    among = one_of(connection, columns.image_id, [image.image_id for image in images])
+    statement = select(columns.image_id).where(
+        columns.collection_id == collection_id, among, columns.deleted_at.is_(None)
+    )
+    live = set(connection.scalars(statement))
     return [image for image in images if image.image_id in live]
 
 
@@ -98,48 +99,32 @@ def _write_vectors(connection: Connection, generation: Generation, upserts: Sequ
     if not upserts:
         return
     ids = [image.metadata.image_id for image in upserts]
-    blobs = pack_vectors([image.vector for image in upserts], ids, generation.model.dimension)
-    numbers = take_sequence_numbers(connection, generation.id, len(upserts))
-    rows = [
-        {
-            "generation_id": generation.id,
-            "image_id": image.metadata.image_id,
-            "seq": seq,
-            "sha256": image.metadata.sha256,
-            "vector": blob,
-        }
-        for image, seq, blob in zip(upserts, numbers, blobs, strict=True)
-    ]
-    insert_or_update(connection, tables.vectors, rows, ["seq", "sha256", "vector"])
+    columns = {
+        "generation_id": generation.id,
+        "image_id": ids,
+        "seq": list(take_sequence_numbers(connection, generation.id, len(upserts))),
+        "sha256": [image.metadata.sha256 for image in upserts],
+        "vector": pack_vectors([image.vector for image in upserts], ids, generation.model.dimension),
+    }
+    insert_or_update(connection, tables.vectors, columns, ["seq", "sha256", "vector"])
 
 
 def _write_failures(
     connection: Connection, collection_id: int, failures: Sequence[ImageFailure], moment: datetime
 ) -> None:
-    if not failures:
-        return
-    rows = [_failure_row(collection_id, failure, moment) for failure in failures]
-    insert_or_update(
-        connection,
-        tables.failures,
-        rows,
-        ["source_uri", "etag", "reason", "message", "last_at"],
-        {"attempts": tables.failures.c.attempts + literal_column("1")},
-    )
-
-
-def _failure_row(collection_id: int, failure: ImageFailure, moment: datetime) -> dict[str, Any]:
-    return {
+    columns = {
         "collection_id": collection_id,
-        "image_id": failure_id(_writable(failure.image_id)),
-        "source_uri": _writable(failure.source_uri),
-        "etag": _writable(failure.etag),
-        "reason": failure.reason,
-        "message": _writable(failure.message),
+        "image_id": [failure_id(_writable(failure.image_id)) for failure in failures],
+        "source_uri": [_writable(failure.source_uri) for failure in failures],
+        "etag": [_writable(failure.etag) for failure in failures],
+        "reason": [failure.reason for failure in failures],
+        "message": [_writable(failure.message) for failure in failures],
         "attempts": 1,
         "first_at": moment,
         "last_at": moment,
     }
+    updated = ["source_uri", "etag", "reason", "message", "last_at"]
+    insert_or_update(connection, tables.failures, columns, updated, increase=["attempts"])
 
 
 def _writable(text: str) -> str:

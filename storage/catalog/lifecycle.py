@@ -20,8 +20,9 @@ from storage.catalog.generations import (
     take_sequence_numbers,
 )
 from storage.catalog.image_rows import image_metadata
+from storage.catalog.many_rows import insert_or_update
 from storage.catalog.records import Generation
-from storage.catalog.statements import CHUNK, chunks, insert_or_update
+from storage.catalog.statements import CHUNK, READS_VECTORS, one_of
 from storage.errors import GenerationIncomplete, UnknownGeneration
 from storage.records import ImageMetadata, ModelIdentity
 
@@ -79,17 +80,20 @@ class Lifecycle:
             target = lock_generation(connection, to_generation_id)
             page = _copyable(target, from_generation_id).where(_IMAGES.image_id > after).limit(_COPY_ROWS)
             ids = list(connection.scalars(page))
-            rows = []
-            for part in chunks(ids):
-                statement = select(_VECTORS.image_id, _VECTORS.sha256, _VECTORS.vector).where(
-                    _VECTORS.generation_id == from_generation_id, _VECTORS.image_id.in_(part)
-                )
-                rows += [dict(row) for row in connection.execute(statement).mappings()]
+            statement = select(_VECTORS.image_id, _VECTORS.sha256, _VECTORS.vector).where(
+                _VECTORS.generation_id == from_generation_id, one_of(connection, _VECTORS.image_id, ids)
+            )
+            rows = connection.execute(statement.execution_options(**READS_VECTORS)).all()
             if rows:
-                numbers = take_sequence_numbers(connection, target.id, len(rows))
-                for row, seq in zip(rows, numbers, strict=True):
-                    row.update(generation_id=target.id, seq=seq)
-                insert_or_update(connection, tables.vectors, rows, ["seq", "sha256", "vector"])
+                image_ids, hashes, vectors = map(list, zip(*rows, strict=True))
+                columns = {
+                    "generation_id": target.id,
+                    "image_id": image_ids,
+                    "seq": list(take_sequence_numbers(connection, target.id, len(rows))),
+                    "sha256": hashes,
+                    "vector": vectors,
+                }
+                insert_or_update(connection, tables.vectors, columns, ["seq", "sha256", "vector"])
             return ids
 
     def activate(self, generation_id: int, *, missing_allowed: int = 0) -> Generation:

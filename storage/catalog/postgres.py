@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, Table, delete, event, func, select, text
+from sqlalchemy import URL, Column, Connection, Engine, Table, delete, event, func, select, text
 from sqlalchemy import table as sql_table
 from sqlalchemy.exc import DBAPIError
 
@@ -99,25 +99,30 @@ def store_vectors_plainly(connection: Connection) -> None:
     connection.execute(text("ALTER TABLE vectors ALTER COLUMN vector SET STORAGE EXTERNAL"))
 
 
-def copy_rows(connection: Connection, table: Table, names: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> str:
-    """COPY converted rows into a temporary table that is empty again after this transaction; return its name.
+def staging_name(table: Table) -> str:
+    """The temporary table that `copy_rows` fills."""
+    return f"staged_{table.name}"
 
-    COPY knows no ON CONFLICT, so the caller moves the rows on from there.
-    """
+
+def copy_rows(connection: Connection, table: Table, names: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
+    """COPY converted rows into a temporary table, in place of those before; it is empty after the transaction."""
     import psycopg
 
-    staging = f"staged_{table.name}"
+    staging = staging_name(table)
     like = f"(LIKE {table.name} INCLUDING STORAGE) WITH (toast_tuple_target = {_LARGEST_ROW_BYTES})"
-    connection.execute(text(f"CREATE TEMPORARY TABLE IF NOT EXISTS {staging} {like} ON COMMIT DELETE ROWS"))
-    connection.execute(delete(sql_table(staging)))  # an earlier portion of this transaction
+    create = f"CREATE TEMPORARY TABLE IF NOT EXISTS {staging} {like} ON COMMIT DELETE ROWS"
     statement = f"COPY {staging} ({', '.join(names)}) FROM STDIN (FORMAT BINARY)"
-    types = [table.c[name].type.compile(connection.dialect).partition(" COLLATE")[0].lower() for name in names]
     driver: Any = connection.connection.driver_connection
     try:
-        with driver.cursor() as cursor, cursor.copy(statement) as copy:
-            copy.set_types(types)
-            for row in rows:
-                copy.write_row(row)
+        with driver.cursor() as cursor:
+            cursor.execute(f"{create}; {delete(sql_table(staging))}")  # one round trip
+            with cursor.copy(statement) as copy:
+                copy.set_types([_type_name(connection, table.c[name]) for name in names])
+                for row in rows:
+                    copy.write_row(row)
     except psycopg.Error as error:
         raise DBAPIError.instance(statement, None, error, psycopg.Error, hide_parameters=True) from error
-    return staging
+
+
+def _type_name(connection: Connection, column: Column[Any]) -> str:
+    return column.type.compile(connection.dialect).partition(" COLLATE")[0].lower()

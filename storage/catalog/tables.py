@@ -16,14 +16,13 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
-    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     Table,
     UniqueConstraint,
 )
 
-from storage.catalog.column_types import PlainText, Sha256, UtcDateTime
+from storage.catalog.column_types import Bytes, PlainText, Sha256, UtcDateTime
 
 metadata = MetaData(
     naming_convention={
@@ -103,7 +102,7 @@ vectors = Table(
     Column("image_id", PlainText, nullable=False),
     Column("seq", BigInteger, nullable=False),
     Column("sha256", Sha256),  # of the content this vector was made from: images.sha256 may be newer
-    Column("vector", LargeBinary),  # little-endian float32; NULL: the image was removed (tombstone)
+    Column("vector", Bytes),  # little-endian float32; NULL: the image was removed (tombstone)
     PrimaryKeyConstraint("generation_id", "image_id"),
     UniqueConstraint("generation_id", "seq"),
     Index(None, "generation_id", "sha256"),

@@ -13,12 +13,14 @@ from storage.vector_checks import check_vectors
 _STORED = np.dtype("<f4")
 
 
-def pack_vectors(vectors: Sequence[Vectors], image_ids: Sequence[str], dimension: int) -> list[bytes]:
-    """Each vector as bytes. Raises InvalidVector unless all are float32, unit length, of the dimension."""
+def pack_vectors(vectors: Sequence[Vectors], image_ids: Sequence[str], dimension: int) -> list[memoryview]:
+    """Views of each vector's bytes. Raises InvalidVector unless all are float32, unit length, of the dimension."""
     rows = check_vectors(list(vectors), dimension, image_ids).astype(_STORED, copy=False)
-    data = memoryview(rows.tobytes())
+    if not len(rows):
+        return []
+    data = rows.data.cast("B")
     size = dimension * _STORED.itemsize
-    return [bytes(data[start : start + size]) for start in range(0, len(data), size)]
+    return [data[start : start + size] for start in range(0, len(data), size)]
 
 
 def unpack_vectors(blobs: Sequence[bytes], dimension: int) -> Vectors:

@@ -8,7 +8,8 @@ import pytest
 from catalog_batches import failure, indexed, state_of_follower, vector
 
 from storage.catalog import Catalog, Generation, IndexBatch
-from storage.catalog.statements import CHUNK, COPY_ROWS
+from storage.catalog.many_rows import COPY_ROWS
+from storage.catalog.statements import CHUNK
 from storage.filters import Exists
 from storage.records import (
     MAX_IMAGE_ID_BYTES,
@@ -83,3 +84,13 @@ def test_many_failures_of_one_image_in_a_batch_are_counted(catalog: Catalog, gen
     records = catalog.failures.list(generation.collection_id)
     assert len(records) == COPY_ROWS
     assert (records[0].reason, records[0].attempts) == ("second", 2)
+
+
+def test_ids_are_looked_up_exactly_as_they_are(catalog: Catalog, generation: Generation) -> None:
+    """A NUL ends a text in places where it may not: `a` is not found under what only begins with it."""
+    ids = ["a", 'a"b', "a\\", "a'", "[a]", "A", " a", "猫", "é", "e\u0301"]
+    catalog.commit(generation.id, IndexBatch(upserts=[indexed(image_id, n) for n, image_id in enumerate(ids)]))
+    known = catalog.images.known(generation.collection_id, generation.id, [*ids[1:], "a\0b", "a\0", "\0", "b"])
+    assert sorted(known) == sorted(ids[1:])
+    assert catalog.images.delete(generation.collection_id, ["a\0", "é"]) == 1
+    assert sorted(state_of_follower(catalog, generation.id)) == sorted(set(ids) - {"é"})
