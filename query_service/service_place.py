@@ -55,8 +55,11 @@ def signs_wanted(cursor: Any) -> tuple[Any, ...]:
 
 
 def signs_left(keys: Sequence[bytes]) -> list[tuple[Any, ...]]:
-    """The commands for how long these signs will still stand; `silent_seconds` understands the answers."""
-    return [("PTTL", key) for key in keys]
+    """The commands for how long these signs will still stand; `silent_seconds` understands the answers.
+
+    SCAN may name a key twice while the server rearranges its table: it counts once.
+    """
+    return [("PTTL", key) for key in dict.fromkeys(keys)]
 
 
 def silent_seconds(milliseconds_left: Sequence[int]) -> list[float]:

@@ -70,6 +70,8 @@ def run_worker(settings: Settings, stop: Event) -> None:
         parts.enter_context(heartbeat)
         _wait_until_loaded(served, client, heartbeat, stop)
         queue = RequestQueue(client, name, settings.search_batch)
+        heartbeat.progress(doing="")
+        heartbeat.post()  # so that whoever reads "ready" finds a worker that says the same
         _log.info("ready: %s searches %s", name, ", ".join(sorted(served.current())) or "no collection yet")
         QueryWorker(queue, served, answering, heartbeat.progress).run(stop)
 

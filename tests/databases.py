@@ -10,7 +10,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -23,11 +22,12 @@ from uuid import uuid4
 import psycopg
 import pytest
 from psycopg import sql
+from servers import free_port
 
 from storage.catalog import Catalog
 
-START_SECONDS = 60  # a machine that is busy with other tests
-STOP_SECONDS = 20
+START_SECONDS = 120  # a machine that is busy with other tests
+STOP_SECONDS = 60
 USER = "postgres"
 PASSWORD = "p:a/s s@w%ord"  # noqa: S105 - a test server's; one that must be quoted in an address
 _QUOTED_PASSWORD = "p%3Aa%2Fs%20s%40w%25ord"  # noqa: S105 - the same
@@ -51,7 +51,7 @@ class PostgresServer:
         self._owner = _owner_when_root()
         self._binaries = _reachable(binaries, folder, self._owner)
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = _free_port()
+        self.port = free_port()
         if self._owner:
             shutil.chown(folder, self._owner["user"], self._owner["group"])
         password = folder / "password"
@@ -151,12 +151,6 @@ def _reachable(binaries: Path, folder: Path, owner: Mapping[str, Any]) -> Path:
         shutil.copytree(binaries.parent, copy)
         return copy / "bin"
     return binaries
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _binaries() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -47,12 +48,12 @@ class ValkeyServer:
             command += ["--requirepass", self.password]
         with (self.folder / "valkey.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        wait_for(self._answers, seconds=10, what="Valkey to answer")
+        wait_for(self._answers, what="Valkey to answer")
 
     def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
         if self.process is not None:
             self.process.send_signal(how)
-            self.process.wait(timeout=10)
+            self.process.wait(timeout=60)
             self.process = None
 
     @contextmanager
@@ -63,22 +64,38 @@ class ValkeyServer:
             yield client
 
     def _answers(self) -> bool:
+        """Whether this very process answers: with another's server two tests would empty each other's keys."""
         import redis
 
+        assert self.process is not None
+        if self.process.poll() is not None:
+            pytest.fail(f"Valkey ended on port {self.port}:\n{(self.folder / 'valkey.log').read_text()}")
         try:
             with self.client() as client:
-                return bool(client.ping())
+                return bool(client.info("server")["process_id"] == self.process.pid)
         except redis.exceptions.RedisError:
             return False
 
 
+# Below the ports that systems give to outgoing connections (32768 and up): those come and go at any moment
+_PORTS = range(10_000, 32_000)
+_next_port = itertools.count(os.getpid() * 1009)  # each test process begins elsewhere
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 on which nobody listens; this process never gets it again."""
+    for number in _next_port:
+        port = _PORTS[number % len(_PORTS)]
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+    raise AssertionError
 
 
-def wait_for(condition: Callable[[], Any], *, seconds: float = 30.0, what: str = "") -> Any:
+def wait_for(condition: Callable[[], Any], *, seconds: float = 60.0, what: str = "") -> Any:
     """Poll until the condition gives something true, and return it; fail when it takes too long."""
     end = time.monotonic() + seconds
     while True:
@@ -164,7 +181,7 @@ class RoleProcess:
     def send(self, how: signal.Signals) -> None:
         self.process.send_signal(how)
 
-    def stop(self, how: signal.Signals = signal.SIGTERM, seconds: float = 30.0) -> int:
+    def stop(self, how: signal.Signals = signal.SIGTERM, seconds: float = 60.0) -> int:
         """Signal the process and wait; return its exit status (-9: killed)."""
         if self.process.poll() is None:
             self.process.send_signal(how)

@@ -25,6 +25,7 @@ _LOG = logging.getLogger(__name__)
 
 _PREFIX = "vs:heartbeat:"
 BEAT_SECONDS = 5.0
+_AGAIN_SECONDS = 0.5  # after a sign that did not get through
 SILENT_SECONDS = 60.0  # who has said nothing for so long is gone for good
 _FORGET_SECONDS = 600  # until then `status` shows that there was somebody
 
@@ -55,7 +56,10 @@ class Sign:
 
 
 class Heartbeat:
-    """Posts every few seconds from a thread while its block runs. Any thread may call `progress`; it costs nothing."""
+    """Posts when its block begins, and every few seconds from a thread while it runs.
+
+    So whoever says "ready" inside the block can be seen by then. Any thread may call `progress`; it costs nothing.
+    """
 
     def __init__(self, client: Redis, role: str, every_seconds: float = BEAT_SECONDS) -> None:
         self._redis: Any = client
@@ -66,7 +70,8 @@ class Heartbeat:
         self._key = f"{_PREFIX}{role}:{self.process}"
         moment = time()
         self._record = HeartbeatRecord(role, self.process, moment, moment, moment)
-        self._thread = Thread(target=self._beat, name=f"heartbeat-{role}", daemon=True)
+        self._heard = False  # whether Redis took the last sign
+        self._thread: Thread | None = None  # while the block runs
 
     def progress(self, done: int = 0, doing: str | None = None) -> None:
         """The work got on: by so many images, and now does this (None: as before)."""
@@ -79,7 +84,19 @@ class Heartbeat:
                 doing=record.doing if doing is None else doing,
             )
 
+    def post(self) -> None:
+        """Give a sign now, not with the next beat. Any thread may call it; one that is lost is soon given again."""
+        try:
+            self._post()
+        except (RedisUnavailable, RedisUnusable) as error:
+            _LOG.debug("no heartbeat: %s", error)
+            self._heard = False
+        else:
+            self._heard = True
+
     def __enter__(self) -> Heartbeat:  # noqa: PYI034 - typing.Self needs Python 3.11
+        self.post()
+        self._thread = Thread(target=self._beat, name=f"heartbeat-{self._record.role}", daemon=True)
         self._thread.start()
         return self
 
@@ -87,7 +104,8 @@ class Heartbeat:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._done.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         try:
             with redis_errors_translated():
                 self._redis.delete(self._key)
@@ -95,13 +113,8 @@ class Heartbeat:
             _LOG.debug("the heartbeat could not be taken back: %s", gone)
 
     def _beat(self) -> None:
-        while True:
-            try:
-                self._post()
-            except (RedisUnavailable, RedisUnusable) as error:
-                _LOG.debug("no heartbeat: %s", error)
-            if self._done.wait(self._every_seconds):
-                return
+        while not self._done.wait(self._every_seconds if self._heard else min(_AGAIN_SECONDS, self._every_seconds)):
+            self.post()
 
     def _post(self) -> None:
         waiting = queue_lengths(self._redis).waiting_for(self._record.role)
@@ -118,7 +131,7 @@ def read_signs(client: Redis) -> list[Sign]:
     """The last sign of every process within ten minutes that did not end in order, by role. Raises RedisUnavailable."""
     redis: Any = client
     with redis_errors_translated():
-        keys = list(redis.scan_iter(match=f"{_PREFIX}*", count=500))
+        keys = list(dict.fromkeys(redis.scan_iter(match=f"{_PREFIX}*", count=500)))  # SCAN may name one twice
         with redis.pipeline(transaction=False) as pipeline:
             for key in keys:
                 pipeline.get(key)

@@ -79,7 +79,7 @@ def wait_until_ready(url: str) -> None:
 
 def _is_ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}readyz", timeout=5).status_code == 200
+        return httpx.get(f"{url}readyz", timeout=30).status_code == 200
     except httpx.TransportError:
         return False
 

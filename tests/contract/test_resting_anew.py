@@ -38,7 +38,7 @@ def test_what_is_searched_goes_over_to_a_new_snapshot_and_stays_the_same(
         )
         commit("xa")
         catalog.images.delete(generation.collection_id, ["c"])
-        wait_for(lambda: served.current()[collection.name].replica.seq == 11, seconds=10, what="later changes")
+        wait_for(lambda: served.current()[collection.name].replica.seq == 11, what="later changes")
         index = served.current()[collection.name].replica.index
         held = {name: index.reconstruct(name).tobytes() for name in index.ids()}
         assert held == state_of_follower(catalog, generation.id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 
@@ -163,6 +162,4 @@ def test_what_no_retry_mends_waits_for_the_next_slot(catalog: Catalog, clock: Cl
 
 
 def test_without_schedules_nothing_happens(catalog: Catalog) -> None:
-    started = time.monotonic()
     Scheduler(catalog, [], lambda _: None, name="idle").tick()
-    assert time.monotonic() - started < 1

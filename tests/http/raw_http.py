@@ -24,7 +24,7 @@ class Reply:
         return json.loads(self.text.partition("\r\n\r\n")[2])
 
 
-def connect(port: int, seconds: float = 10.0) -> socket.socket:
+def connect(port: int, seconds: float = 30.0) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=seconds)
 
 
@@ -53,7 +53,7 @@ def read(connection: socket.socket, *, until_closed: bool = True) -> Reply:
         return Reply(received.decode("latin-1"), closed=False)
 
 
-def ask(port: int, *pieces: bytes, seconds: float = 10.0) -> Reply:
+def ask(port: int, *pieces: bytes, seconds: float = 30.0) -> Reply:
     """One connection: send these pieces, read until it is closed."""
     with connect(port, seconds) as connection:
         send_all(connection, *pieces)

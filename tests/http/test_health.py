@@ -46,7 +46,7 @@ def test_a_lost_redis_is_told_soon_and_found_again(http_settings, own_valkey):
         assert parts["query_worker"] != "ok"
         assert str(valkey.port) not in app.client.get("/readyz").text
         valkey.start()
-        wait_for(lambda: app.client.get("/readyz").json()["parts"]["redis"] == "ok", seconds=10)
+        wait_for(lambda: app.client.get("/readyz").json()["parts"]["redis"] == "ok")
 
 
 def test_a_lost_catalog_is_told(http_settings):

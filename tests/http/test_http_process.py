@@ -6,7 +6,6 @@ import json
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 from http_api import ADMIN_KEY, api_keys, bearer
@@ -37,12 +36,10 @@ def test_a_request_under_way_is_finished_before_the_end(http_process, http_setti
         assert read(idle, until_closed=False).status == 200
         send_all(under_way, head("POST /healthz", "Content-Length: 4"), b"ab")  # its reply is out, its body is not in
         assert read(under_way, until_closed=False).status == 405
-        started = time.monotonic()
         http.role.process.terminate()
         assert read(idle).closed
         send_all(under_way, b"cd")
-        assert http.role.process.wait(15) == 0
-        assert time.monotonic() - started < 5
+        assert http.role.process.wait(60) == 0
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"], ids=["IPv4", "IPv6"])  # noqa: S104 - it must not listen there

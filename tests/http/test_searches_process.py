@@ -109,10 +109,10 @@ def test_a_client_that_leaves_cancels_its_search(
         with pytest.raises(httpx.ReadTimeout):
             http.post(address, json=wanted, timeout=1.0)
         cancelled = 1 if address == "/v1/search" else 2
-        wait_for(lambda: redis.zcard(CANCELLED) == cancelled, seconds=5, what="the cancelled searches")
+        wait_for(lambda: redis.zcard(CANCELLED) == cancelled, what="the cancelled searches")
         worker.send(signal.SIGCONT)
         assert ids(http.post("/v1/search", json=body).json()) != []
-        wait_for(lambda: not redis.exists(CANCELLED) and not redis.xlen(STREAMS["normal"]), seconds=5, what="order")
+        wait_for(lambda: not redis.exists(CANCELLED) and not redis.xlen(STREAMS["normal"]), what="order")
         assert redis.keys("vs:reply:*") == []
 
 

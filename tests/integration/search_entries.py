@@ -11,7 +11,7 @@ from query_service.wire import unpack_reply
 
 def request(**fields: Any) -> SearchRequest:
     """A search with fields as they travel: `parts` as maps; by default by a fixed vector of 8 numbers."""
-    return SearchRequest.model_validate({"parts": [{"vector": [1.0] + [0.0] * 7}], **fields})
+    return SearchRequest.model_validate({"parts": [{"vector": [1.0] + [0.0] * 7}], "timeout_seconds": 60.0, **fields})
 
 
 def submit(client: Any, search: SearchRequest, bound: int = 256) -> bytes | None:
@@ -20,7 +20,7 @@ def submit(client: Any, search: SearchRequest, bound: int = 256) -> bytes | None
     return entry
 
 
-def reply(client: Any, request_id: str, seconds: float = 10.0) -> SearchReply:
+def reply(client: Any, request_id: str, seconds: float = 60.0) -> SearchReply:
     """Wait for the reply."""
     found = client.blpop(reply_key(request_id), timeout=seconds)
     assert found is not None, "no reply came"

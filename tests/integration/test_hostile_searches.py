@@ -71,7 +71,7 @@ def assert_nothing_is_left(client: Any, dead: int = 0) -> None:
         pending = sum(client.xpending(stream, GROUP)["pending"] for stream in STREAMS.values())
         return (entries, pending, client.keys("vs:reply:*"), client.exists(CANCELLED)) == (0, 0, [], 0)
 
-    wait_for(clean, seconds=5, what="an empty queue")
+    wait_for(clean, what="an empty queue")
     assert client.xlen(DEAD_LETTERS) == dead
 
 
@@ -106,7 +106,7 @@ def test_hostile_entries_of_the_queue(client: Any, worker: RoleProcess) -> None:
     def ask() -> str:
         wanted = request(parts=[{"image": jpeg(3)}], options={"top_k": 1})
         submit(client, wanted)
-        reply = unpack_reply(client.blpop(reply_key(wanted.request_id), timeout=20)[1])
+        reply = unpack_reply(client.blpop(reply_key(wanted.request_id), timeout=60)[1])
         return reply.answer.results[0].image_id if reply.answer else str(reply.error)
 
     pid, problems = worker.pid, []

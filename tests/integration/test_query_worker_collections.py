@@ -85,7 +85,7 @@ def test_a_damaged_row_keeps_no_other_collection_from_being_followed(
     with following(catalog, snapshots) as served, caplog.at_level(logging.WARNING):
         rewrite(catalog, hurt, NAMES[0], b"short", 11)
         store(catalog, fine, ["new.jpg"])
-        wait_for(lambda: "new.jpg" in served.current()["fine"].replica.index, seconds=5)
+        wait_for(lambda: "new.jpg" in served.current()["fine"].replica.index)
         assert served.current()["a-hurt"].replica.seq == 10, "searched on as it was"
     assert "the catalog is damaged" in caplog.text
 
@@ -99,12 +99,12 @@ def test_changes_that_cannot_be_applied_cost_only_their_collection_and_only_unti
     collection(catalog, "fine")
     with following(catalog, snapshots) as served:
         rewrite(catalog, hurt, NAMES[0], np.full(8, np.nan, dtype="<f4").tobytes(), 11)
-        wait_for(lambda: "hurt" not in served.current(), seconds=5)
+        wait_for(lambda: "hurt" not in served.current())
         assert served.is_loading("hurt")
         assert not served.is_loading("fine")
         assert "fine" in served.current()
         rewrite(catalog, hurt, NAMES[0], vector("mended").astype("<f4").tobytes(), 12)
-        wait_for(lambda: "hurt" in served.current(), seconds=5)
+        wait_for(lambda: "hurt" in served.current())
         assert holds(served.current()["hurt"])[NAMES[0]] == vector("mended").tolist()
         assert served.current()["hurt"].replica.seq == 12
 
@@ -121,7 +121,7 @@ def test_a_collection_that_is_deleted_is_searched_no_more(catalog: Catalog, snap
                 owner = gone.id if table is tables.vectors else gone.collection_id
                 connection.execute(delete(table).where(column == owner))
             connection.execute(delete(tables.collections).where(where))
-        wait_for(lambda: set(served.current()) == {"stays"}, seconds=5)
+        wait_for(lambda: set(served.current()) == {"stays"})
         assert not served.is_loading("gone")
         assert set(served._followed) == {served.current()["stays"].generation.id}, "its index is not kept"
 
@@ -136,15 +136,15 @@ def test_an_index_that_was_loaded_for_nothing_is_not_kept(catalog: Catalog, snap
     def prepare(generation: Generation) -> None:
         if generation.id == second.id:
             loading.set()
-            assert go_on.wait(10)
+            assert go_on.wait(60)
 
     with ServedCollections(catalog, snapshots, prepare) as served:
         assert served.wait_until_loaded(10, threading.Event())
         catalog.lifecycle.activate(second.id)
-        assert loading.wait(5)
+        assert loading.wait(60)
         catalog.lifecycle.activate(first.id)
         go_on.set()
-        wait_for(lambda: not served._loads, seconds=5)
+        wait_for(lambda: not served._loads)
         assert set(served._followed) == {first.id}
         assert served.current()["default"].generation.id == first.id
 
@@ -228,7 +228,7 @@ def test_before_the_first_look_every_collection_counts_as_loading(
         assert not served.wait_until_loaded(0.5, threading.Event())
         assert served.is_loading("default")
         away.clear()
-        wait_for(lambda: "default" in served.current(), seconds=5)
+        wait_for(lambda: "default" in served.current())
         assert not served.is_loading("nothing")
         away.set()
         assert len(served.current()["default"].replica.index) == 10, "searches go on from memory"

@@ -79,7 +79,7 @@ def test_each_role_does_all_of_its_work_with_its_own_user(as_role, start_role: S
         found = wait_for(lambda: searches.search(image=picture, k=3).results, seconds=30, what="an answer")
     assert len(found) == 3
     with connect_redis(as_role("operator")) as client:
-        roles = {sign.record.role for sign in wait_for(lambda: queue_signs(client), seconds=15)}
+        roles = {sign.record.role for sign in wait_for(lambda: queue_signs(client))}
         assert {"embed", "aggregator", "query_worker", "beat"} <= roles
         denied = [(one["username"], one["object"], one["context"]) for one in client.acl_log()]
     assert denied == []

@@ -14,7 +14,7 @@ from pipeline.errors import InvalidQuery
 from pipeline.rerank import RerankOptions
 from query_service.asking import filter_of, request_of
 from query_service.protocol import QueryPart
-from query_service.service_place import FORGET_SECONDS, FRESH_SECONDS, SIGNS, silent_seconds
+from query_service.service_place import FORGET_SECONDS, FRESH_SECONDS, SIGNS, signs_left, silent_seconds
 from storage.errors import ImageNotFound, ImageTooLarge, InvalidFilter
 from storage.filters import And, Equals, In, parse_filter
 from storage.settings import Settings
@@ -157,3 +157,8 @@ def test_importing_the_clients_loads_none_of_what_makes_programs_slow_to_start()
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == f"{__version__} []\n"
+
+
+def test_a_worker_that_redis_names_twice_counts_once() -> None:
+    """SCAN promises only that nothing is left out."""
+    assert signs_left([b"one", b"two", b"one"]) == [("PTTL", b"one"), ("PTTL", b"two")]
