@@ -190,5 +190,8 @@ def _outcome_counts(report: IndexReport) -> dict[str, int]:
 
 
 def _all_failed(leased: LeasedBatch, error: StorageError) -> BatchResult:
-    failures = [ImageFailure(item.image_id, item.uri, error.reason, str(error), item.etag) for item in leased.items]
+    failures = [
+        ImageFailure(item.image_id, item.uri, error.reason, str(error), item.etag, item.attributes)
+        for item in leased.items
+    ]
     return BatchResult(leased.id, leased.generation.id, IndexBatch(failures=failures), {"failed": len(failures)})

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,16 +17,17 @@ from typing_extensions import Self
 
 from pipeline.errors import InvalidQuery
 from pipeline.indexing.file_list import FileList, open_list
+from pipeline.indexing.retry import is_folder, items_of
 from pipeline.indexing.selection import SourceSelection, source_at
 from pipeline.indexing.source import SourceItem
-from storage.catalog import FILE_LIST, FailureRecord, Generation, JobOptions, JobProgress, JobRequest, catalog_of
-from storage.errors import ImageNotFound
-from storage.images.allowed_sources import AllowedSources
+from storage.attributes import normal_attributes
+from storage.catalog import FILE_LIST, RETRY, Generation, JobOptions, JobProgress, JobRequest, catalog_of
+from storage.images.allowed_sources import AllowedSources, readable_sources
 from storage.images.backend import StorageBackend
 from storage.images.keys import key_of
 from storage.images.local import LocalStorage
-from storage.images.locate import open_source, split_uri
-from storage.records import Attributes
+from storage.images.locate import ImageReader, open_source
+from storage.records import Attributes, failure_id
 from storage.settings import Settings, load_settings
 from workers.batch_sender import BatchSender
 from workers.submit import Submission, digest_of_attributes, digest_of_items, generation_for
@@ -159,12 +159,12 @@ class JobClient:
 
         `attributes` holds those of some or all of the images, by id; each picture is read from `images` once.
         They are kept in `store`, or else below `uploads` in the data folder, which all workers must then be able
-        to read. Raises StorageError, and queues nothing, when one cannot be stored.
+        to read. Raises StorageError, and queues nothing, when one cannot be stored; InvalidAttribute.
         """
         name = collection or self.settings.collection
         generation = generation_for(self.catalog, name, self.settings)
         backend = self._upload_store(name, store)
-        given = attributes or {}
+        given = {image_id: normal_attributes(of_image) for image_id, of_image in (attributes or {}).items()}
         items = [
             SourceItem(image_id, backend.put(key_of(image_id), data), given.get(image_id))
             for image_id, data in images.items()
@@ -182,44 +182,35 @@ class JobClient:
         return LocalStorage(self.settings.uploads_path / collection, max_bytes=self.settings.max_image_bytes)
 
     def retry_failed(self, job_id: int | None = None, *, collection: str | None = None) -> Sequence[JobProgress]:
-        """Queue every image that stands in `failures` again (of one job, if named): one job for each store.
+        """Queue every image that stands in `failures` again, as one job: those of one job, if it is named.
 
-        Those whose file is gone are dropped from the failures. Raises UnknownJob, StorageError.
+        Attributes that a sidecar gave them are still known. One whose file is gone keeps its place, with the reason
+        `not_found`: its disk may not be mounted; `images delete` forgets it. Folders that could not be read are left
+        to a new `submit`. Returns nothing when there is nothing to try. Raises UnknownCollection, UnknownJob.
         """
         name = collection or self.settings.collection
         if job_id is None:
             collection_id, among = self.catalog.collections.get(name).id, None
         else:
             collection_id = self.catalog.jobs.get(job_id).job.collection_id
-            among = frozenset(self.catalog.batches.image_ids(job_id))
-        by_store: dict[str, list[tuple[str, FailureRecord]]] = defaultdict(list)
-        for failure in self.catalog.failures.list(collection_id):
-            if among is None or failure.image_id in among:
-                store, key = split_uri(failure.source_uri)
-                by_store[store].append((key, failure))
+            among = frozenset(map(failure_id, self.catalog.batches.image_ids(job_id)))
+        failures = [
+            failure
+            for failure in self.catalog.failures.list(collection_id)
+            if not is_folder(failure) and (among is None or failure.image_id in among)
+        ]
         generation = self.catalog.generations.active(collection_id)
-        if generation is None:  # then nothing was ever committed, no failure either
+        if generation is None or not failures:  # without a generation nothing was ever committed, no failure either
             return []
-        return [self._retry_in(generation, store, by_store[store]) for store in sorted(by_store)]
-
-    def _retry_in(
-        self, generation: Generation, store: str, failures: Sequence[tuple[str, FailureRecord]]
-    ) -> JobProgress:
-        backend = open_source(store, max_bytes=self.settings.max_image_bytes)
-        items, gone = [], []
-        for key, failure in failures:
-            try:
-                items.append(SourceItem(failure.image_id, backend.stat(key)))
-            except ImageNotFound:
-                gone.append(failure.image_id)
-        self.catalog.failures.clear(generation.collection_id, gone)
-        request = JobRequest(generation.collection_id, generation.id, "retry", store)
-        return self._submit_items(request, generation, items)
+        reader = ImageReader(self.settings.max_image_bytes, readable_sources(self.settings))
+        items = list(items_of(reader, failures))
+        request = JobRequest(collection_id, generation.id, RETRY, "failures")
+        return [self._submit_items(request, generation, items)]
 
     def _submit_items(self, request: JobRequest, generation: Generation, items: Sequence[SourceItem]) -> JobProgress:
         options = replace(request.options, items_sha256=digest_of_items(items), batch_images=self.settings.batch_images)
-        in_order = sorted(items, key=lambda item: item.stored.key)
-        return self._submission.items(replace(request, options=options), generation, in_order)
+        placed = ((item.image_id, item) for item in sorted(items, key=lambda item: item.image_id))
+        return self._submission.placed(replace(request, options=options), generation, placed)
 
     def reindex(self, plan: QueuedPlan, *, collection: str | None = None) -> QueuedReindex:
         """Begin, or take up, a change of the model by the workers; call `run` or `submit` of what is returned.

@@ -88,8 +88,7 @@ class Planner:
             known = self.catalog.images.known(self.generation.collection_id, self.generation.id, ids)
             failed = self.catalog.failures.among(self.generation.collection_id, ids)
             for item in chunk:
-                known_image, failed_before = known.get(item.image_id), item.image_id in failed
-                yield plan(item, known_image, restore_deleted=restore_deleted, failed_before=failed_before)
+                yield plan(item, known.get(item.image_id), failed, restore_deleted=restore_deleted)
 
 
 def _once_each(items: Sequence[SourceItem]) -> tuple[list[SourceItem], list[SourceItem], int]:

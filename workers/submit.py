@@ -42,10 +42,6 @@ class Submission:
         rows = len(source.attributes or ())
         return self.placed(request, generation, placed, mirrored=mirrored, sidecar_rows=rows)
 
-    def items(self, request: JobRequest, generation: Generation, items: Iterable[SourceItem]) -> JobProgress:
-        """Enter or take up the job that indexes these items of one store, which come in the order of their keys."""
-        return self.placed(request, generation, ((item.stored.key, item) for item in items))
-
     def placed(
         self,
         request: JobRequest,

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from storage.catalog import BatchResult, ImageFailure, IndexBatch, IndexedImage
-from storage.records import ImageMetadata
+from storage.records import Attributes, ImageMetadata
 from workers.errors import WireError
 
 Fields = Mapping[bytes, bytes]
@@ -37,6 +37,7 @@ class _Failure(BaseModel):
     reason: str
     message: str
     etag: str
+    attributes: Attributes | None = None
 
 
 class _Header(BaseModel):
@@ -65,7 +66,7 @@ def pack(result: BatchResult) -> dict[bytes, bytes]:
         "counts": dict(result.counts),
         "upserts": [_plain(image.metadata) for image in batch.upserts],
         "refreshed": [_plain(metadata) for metadata in batch.refreshed],
-        "failures": [vars(failure) for failure in batch.failures],
+        "failures": [_told(failure) for failure in batch.failures],
         "removed": list(batch.removed),
     }
     try:
@@ -106,6 +107,11 @@ def unpack(fields: Fields) -> BatchResult:
 def _plain(metadata: ImageMetadata) -> dict[str, Any]:
     """Without the timestamps: the catalog sets them."""
     return metadata.model_dump(exclude={"created_at", "updated_at"})
+
+
+def _told(failure: ImageFailure) -> dict[str, Any]:
+    """Attributes only where there are any: an aggregator of the version before does not know them."""
+    return {name: value for name, value in vars(failure).items() if name != "attributes" or value is not None}
 
 
 def _rows(batch: IndexBatch) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -128,17 +128,19 @@ class _Look:
         place, raw = line
         text = raw.decode("utf-8", "surrogateescape")
         image_id = uri = text.encode("utf-8", "backslashreplace").decode()
+        attributes: Attributes | None = None
         try:
             if len(raw) >= MAX_LINE_BYTES:
                 raise InvalidKey(f"line {int(place)} of the list is longer than {MAX_LINE_BYTES} bytes")
             uri = self._uri(text)
             key = self._key(uri)
             image_id = self._named.id_prefix + key
+            attributes = self._attributes_of(image_id, key)
             stored = self._reader.stat(uri)
         except StorageError as error:
-            return place, ImageFailure(image_id, uri, error.reason, str(error)), error
+            return place, ImageFailure(image_id, uri, error.reason, str(error), attributes=attributes), error
         stored = StoredObject(uri, uri, stored.etag, stored.size_bytes, stored.modified_at)
-        return place, SourceItem(image_id, stored, self._attributes_of(image_id, key)), None
+        return place, SourceItem(image_id, stored, attributes), None
 
     def _uri(self, text: str) -> str:
         """The address as it is recorded. Raises StorageError for a line that names nothing."""

@@ -132,6 +132,7 @@ class Outcomes:
                 reason=error.reason,
                 message=str(error),
                 etag=stored.etag,
+                attributes=fetched.planned.item.attributes,
             )
         )
         self._counts["failed"] += 1

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from pipeline.indexing.source import SourceItem
 from storage.attributes import same_attributes
 from storage.catalog import KnownImage
-from storage.records import ImageMetadata
+from storage.records import Attributes, ImageMetadata
 
 
 class Need(Enum):
@@ -22,24 +23,30 @@ class Need(Enum):
 
 @dataclass(frozen=True)
 class Planned:
-    """One listed file, what the catalog knows of its id, and what it needs."""
+    """One listed file, what the catalog knows of its id, what it needs, and the attributes that a failure kept."""
 
     item: SourceItem
     known: KnownImage | None
     need: Need
+    kept: Attributes | None = None
 
 
 def plan(
-    item: SourceItem, known: KnownImage | None, *, restore_deleted: bool = False, failed_before: bool = False
+    item: SourceItem,
+    known: KnownImage | None,
+    failed: Mapping[str, Attributes | None],
+    *,
+    restore_deleted: bool = False,
 ) -> Planned:
     """Decide for one file. A deleted image stays deleted for its own source; another file may take its id.
 
-    One that failed before is looked at again even if it seems unchanged, so that its failure is settled.
+    One that stands in `failed` (id to kept attributes) is looked at again even if it seems unchanged, so that its
+    failure is settled.
     """
     need = _need(item, known, restore_deleted=restore_deleted)
-    if failed_before and need in (Need.NOTHING, Need.METADATA):
+    if item.image_id in failed and need in (Need.NOTHING, Need.METADATA):
         need = Need.CONTENT
-    return Planned(item, known, need)
+    return Planned(item, known, need, failed.get(item.image_id))
 
 
 def _need(item: SourceItem, known: KnownImage | None, *, restore_deleted: bool) -> Need:
@@ -67,8 +74,9 @@ def refreshed_metadata(planned: Planned) -> ImageMetadata:
     )
 
 
-def attributes_of(planned: Planned) -> dict[str, str | int | float | bool | list[str] | None]:
-    """The sidecar's attributes where it has a row for the image, else those that the catalog holds."""
-    if planned.item.attributes is not None:
-        return planned.item.attributes
+def attributes_of(planned: Planned) -> Attributes:
+    """The sidecar's attributes where it has a row for the image, else those of its failure, else of the catalog."""
+    given = planned.item.attributes if planned.item.attributes is not None else planned.kept
+    if given is not None:
+        return given
     return planned.known.metadata.attributes if planned.known is not None else {}

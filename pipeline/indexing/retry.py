@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 from pydantic import BaseModel
 
@@ -14,6 +15,8 @@ from storage.errors import StorageError
 from storage.images.backend import StoredObject
 from storage.images.locate import ImageReader
 from storage.records import Attributes
+
+_NONE: Mapping[str, Attributes] = MappingProxyType({})
 
 
 class RetryReport(BaseModel):
@@ -30,13 +33,13 @@ def retry_failures(
 ) -> RetryReport:
     """Index again every recorded failure. One whose file is gone keeps its place, with the reason `not_found`.
 
-    An image that never was in the catalog has the attributes given here by its id, or none: a failure keeps none.
+    Attributes given here by id replace those that the failures kept.
     (Gone may mean that a disk is not mounted; a failure is forgotten only when its user says so.)
     """
     failures = context.catalog.failures.list(context.generation.collection_id)
-    images = [failure for failure in failures if not failure.image_id.endswith("/")]
+    images = [failure for failure in failures if not is_folder(failure)]
     reader = ImageReader(max_bytes)
-    run = index_items(context, reader, _items(reader, images, attributes or {}))
+    run = index_items(context, reader, items_of(reader, images, attributes or {}))
     return RetryReport(
         retried=run.listed,
         indexed=run.indexed + run.reused + run.refreshed,
@@ -45,13 +48,19 @@ def retry_failures(
     )
 
 
-def _items(
-    reader: ImageReader, failures: list[FailureRecord], attributes: Mapping[str, Attributes]
+def is_folder(failure: FailureRecord) -> bool:
+    """Whether it tells of a folder that could not be read: that has to be listed again."""
+    return failure.image_id.endswith("/")
+
+
+def items_of(
+    reader: ImageReader, failures: Iterable[FailureRecord], attributes: Mapping[str, Attributes] = _NONE
 ) -> Iterator[SourceItem]:
+    """The images that failed, each to be read by its address as its key; attributes not given here are kept ones."""
     for failure in failures:
         try:
             etag = reader.stat(failure.source_uri).etag
         except StorageError:
             etag = failure.etag  # reading meets the same error, which is then recorded
         stored = StoredObject(failure.source_uri, failure.source_uri, etag, 0, 0.0)
-        yield SourceItem(failure.image_id, stored, attributes.get(failure.image_id))
+        yield SourceItem(failure.image_id, stored, attributes.get(failure.image_id, failure.attributes))

@@ -117,12 +117,8 @@ class _Run:
             known = self._context.catalog.images.known(generation.collection_id, generation.id, ids)
             failed = self._context.catalog.failures.among(generation.collection_id, ids)
             for item in chunk:
-                planned = plan(
-                    item,
-                    known.get(item.image_id),
-                    restore_deleted=self._context.options.restore_deleted,
-                    failed_before=item.image_id in failed,
-                )
+                known_image = known.get(item.image_id)
+                planned = plan(item, known_image, failed, restore_deleted=self._context.options.restore_deleted)
                 self._outcomes.listed(planned)
                 if planned.need is Need.CONTENT:
                     yield planned

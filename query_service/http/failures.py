@@ -34,5 +34,5 @@ def failures(
 
 @router.post("/retry", dependencies=[requires("admin")], status_code=202)
 def retry(service: Service, collection: CollectionName = None) -> Sequence[Mapping[str, Any]]:
-    """Queue every failed image again: one job for each store. Those whose file is gone are dropped."""
+    """Queue every failed image again, as one job; none when nothing failed. Those whose file is gone stay failed."""
     return [job_document(job) for job in service.jobs.retry_failed(collection=collection)]

@@ -86,7 +86,7 @@ def cancel(job: JobNumber, service: Service) -> Mapping[str, Any]:
 
 @router.post("/{job}/retry-failed", dependencies=[requires("admin")], status_code=202)
 def retry_failed(job: JobNumber, service: Service) -> Sequence[Mapping[str, Any]]:
-    """Queue the failed images of this job again: one job for each store."""
+    """Queue the failed images of this job again, as one job; none when nothing failed."""
     return [job_document(one) for one in service.jobs.retry_failed(job)]
 
 

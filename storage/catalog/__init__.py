@@ -4,6 +4,7 @@ from storage.catalog.catalog import Catalog, catalog_exists, catalog_of, catalog
 from storage.catalog.job_records import (
     FILE_LIST,
     REINDEX,
+    RETRY,
     BatchItem,
     BatchResult,
     JobOptions,
@@ -34,6 +35,7 @@ from storage.catalog.snapshots import PublishedFile
 __all__ = [
     "FILE_LIST",
     "REINDEX",
+    "RETRY",
     "BatchItem",
     "BatchResult",
     "Catalog",

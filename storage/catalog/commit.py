@@ -122,8 +122,9 @@ def _write_failures(
         "attempts": 1,
         "first_at": moment,
         "last_at": moment,
+        "attributes": [failure.attributes for failure in failures],
     }
-    updated = ["source_uri", "etag", "reason", "message", "last_at"]
+    updated = ["source_uri", "etag", "reason", "message", "last_at", "attributes"]
     insert_or_update(connection, tables.failures, columns, updated, increase=["attempts"])
 
 

@@ -10,6 +10,7 @@ from storage.catalog import tables
 from storage.catalog.engine import Database
 from storage.catalog.records import FailureRecord
 from storage.catalog.statements import chunks, one_of
+from storage.records import Attributes
 
 _FAILURES = tables.failures.c
 
@@ -26,13 +27,14 @@ class Failures:
         with self._database.read() as connection:
             return connection.execute(statement).scalar_one()
 
-    def among(self, collection_id: int, image_ids: Collection[str]) -> set[str]:
-        """Those of these ids that have a failure."""
-        found: set[str] = set()
+    def among(self, collection_id: int, image_ids: Collection[str]) -> dict[str, Attributes | None]:
+        """Those of these ids that have a failure, each with the attributes that wait there for the next try."""
+        found: dict[str, Attributes | None] = {}
         with self._database.read() as connection:
             for ids in chunks(image_ids):
                 here = (_FAILURES.collection_id == collection_id, one_of(connection, _FAILURES.image_id, ids))
-                found.update(connection.scalars(select(_FAILURES.image_id).where(*here)))
+                rows = connection.execute(select(_FAILURES.image_id, _FAILURES.attributes).where(*here))
+                found.update((row.image_id, row.attributes) for row in rows)
         return found
 
     def clear(self, collection_id: int, image_ids: Collection[str]) -> int:

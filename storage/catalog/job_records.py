@@ -16,7 +16,8 @@ BatchState = Literal["pending", "leased", "done", "cancelled"]
 OUTCOMES = ("indexed", "reused", "refreshed", "unchanged", "deleted", "failed")  # each listed image ends as one
 REINDEX = "reindex"  # kind of a job that fills a generation beside the active one
 FILE_LIST = "list"  # kind of a job whose images were named one by one, wherever they are
-_BY_ADDRESS = (REINDEX, FILE_LIST)  # their references' keys are whole addresses
+RETRY = "retry"  # kind of a job that tries again what stands in the failures, wherever it is
+_BY_ADDRESS = (REINDEX, FILE_LIST, RETRY)  # their references' keys are whole addresses
 UNFINISHED_JOB: tuple[JobState, ...] = ("listing", "running")
 UNFINISHED_BATCH: tuple[BatchState, ...] = ("pending", "leased")
 

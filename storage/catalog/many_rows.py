@@ -13,12 +13,13 @@ from functools import lru_cache
 from itertools import repeat
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Table, literal_column, select
+from sqlalchemy import ColumnElement, Connection, Dialect, Table, func, literal_column, select
 from sqlalchemy import column as sql_column
 from sqlalchemy import table as sql_table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.catalog.postgres import copy_rows, staging_name
+from storage.catalog.tables import NULL_KEEPS
 
 COPY_ROWS = 32  # below, the round trips that COPY needs cost more than it saves
 
@@ -43,8 +44,12 @@ class _Write:
         if not self.update:
             return insert
         grown = {name: self.table.c[name] + literal_column("1") for name in self.increase}
-        changes = {name: insert.excluded[name] for name in self.update} | grown
+        changes = {name: self._updated(name, insert.excluded[name]) for name in self.update} | grown
         return insert.on_conflict_do_update(index_elements=list(self.table.primary_key.columns), set_=changes)
+
+    def _updated(self, name: str, given: ColumnElement[Any]) -> ColumnElement[Any]:
+        column = self.table.c[name]
+        return func.coalesce(given, column) if column.info.get(NULL_KEEPS) else given
 
 
 def insert_or_update(

@@ -50,13 +50,17 @@ class IndexedImage:
 
 @dataclass(frozen=True)
 class ImageFailure:
-    """An image that could not be indexed: the stable reason code and a message for people."""
+    """An image that could not be indexed: the stable reason code and a message for people.
+
+    `attributes` are those it would have had, for the next try; None: those known of an earlier failure stay.
+    """
 
     image_id: str
     source_uri: str
     reason: str
     message: str
     etag: str = ""
+    attributes: Attributes | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,7 @@ class FailureRecord:
     first_at: datetime
     last_at: datetime
     etag: str = ""
+    attributes: Attributes | None = None
 
 
 @dataclass(frozen=True)

@@ -94,8 +94,8 @@ def _split(connection: Connection, job: JobRecord, batch: Row[Any], max_attempts
 
 def _give_up(connection: Connection, batch: Row[Any], moment: datetime) -> None:
     item = BatchItem.from_json(batch.images[0])
-    message = f"{batch.attempts} workers died or froze while they worked on this image alone"
-    failure = ImageFailure(item.image_id, item.uri, WORKER_CRASHED, message, item.etag)
+    message = f"{batch.attempts} workers died, froze or met an unknown error at this image alone: see their logs"
+    failure = ImageFailure(item.image_id, item.uri, WORKER_CRASHED, message, item.etag, item.attributes)
     write_batch(connection, batch.generation_id, IndexBatch(failures=[failure]))
     counts = {"failed": 1}
     finish_batch(connection, batch.id, "done", counts)

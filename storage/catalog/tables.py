@@ -24,6 +24,8 @@ from sqlalchemy import (
 
 from storage.catalog.column_types import Bytes, PlainText, Sha256, UtcDateTime
 
+NULL_KEEPS = "null_keeps"  # mark of a column: an update to NULL leaves what stands there
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -120,6 +122,8 @@ failures = Table(
     Column("attempts", Integer, nullable=False),
     Column("first_at", UtcDateTime, nullable=False),
     Column("last_at", UtcDateTime, nullable=False),
+    # Those of the sidecar, for the next try; NULL: none were given
+    Column("attributes", JSON(none_as_null=True), info={NULL_KEEPS: True}),
     PrimaryKeyConstraint("collection_id", "image_id"),
 )
 

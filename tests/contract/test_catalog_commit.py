@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import numpy as np
@@ -136,6 +137,24 @@ class TestFailures:
         assert (second.image_id, second.attempts, second.etag) == ("b", 1, "etag-1")
         catalog.commit(generation.id, IndexBatch(upserts=[indexed("a")]))
         assert [record.image_id for record in catalog.failures.list(collection_id)] == ["b"]
+
+    def test_attributes_wait_with_the_failure_until_others_are_given(
+        self, catalog: Catalog, generation: Generation
+    ) -> None:
+        def kept() -> object:
+            [record] = catalog.failures.list(generation.collection_id)
+            assert catalog.failures.among(generation.collection_id, ["a", "b"]) == {"a": record.attributes}
+            return record.attributes
+
+        for given, wanted in [
+            (None, None),
+            ({"label": "cat", "tags": ["x", "y"]}, {"label": "cat", "tags": ["x", "y"]}),
+            (None, {"label": "cat", "tags": ["x", "y"]}),
+            ({}, {}),
+            ({"year": 2020}, {"year": 2020}),
+        ]:
+            catalog.commit(generation.id, IndexBatch(failures=[replace(failure("a"), attributes=given)]))
+            assert kept() == wanted
 
     def test_a_refresh_clears_the_failure_too(self, catalog: Catalog, generation: Generation) -> None:
         catalog.commit(generation.id, IndexBatch(upserts=[indexed("a")]))

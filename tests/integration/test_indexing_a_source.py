@@ -393,6 +393,23 @@ def test_a_retry_while_the_disk_is_not_there_forgets_nothing(collection, photos)
     assert [failure.image_id for failure in collection.failures()] == ["bad.jpg"]
 
 
+def test_a_failure_keeps_the_attributes_of_the_sidecar(collection, photos, tmp_path):
+    (photos / "bad.jpg").write_bytes(b"junk")
+    (photos / "worse.jpg").write_bytes(b"junk")
+    sidecar = tmp_path / "labels.csv"
+    sidecar.write_text("image_id, label\nbad.jpg, cat\nworse.jpg, dog\nnobody.jpg, bird\n")
+    collection.index(photos, SourceSelection(attributes_file=str(sidecar)))
+    collection.retry_failures()  # fails again: they stay
+    (photos / "bad.jpg").write_bytes(jpeg(5))
+    assert collection.retry_failures().indexed == 1
+    assert collection.image("bad.jpg").attributes == {"label": "cat"}
+    (photos / "worse.jpg").write_bytes(jpeg(6))
+    sidecar.write_text("image_id, label\nnobody.jpg, bird\n")
+    report = collection.index(photos, SourceSelection(attributes_file=str(sidecar)))
+    assert (report.indexed, report.attributes_unused) == (1, 1)
+    assert collection.image("worse.jpg").attributes == {"label": "dog"}
+
+
 def test_a_retry_takes_attributes_from_the_sidecar(collection, photos, tmp_path):
     (photos / "bad.jpg").write_bytes(b"junk")
     sidecar = tmp_path / "labels.csv"

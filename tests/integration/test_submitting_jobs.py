@@ -24,7 +24,7 @@ from storage.catalog import BatchResult, Catalog, IndexBatch, JobOptions, JobReq
 from storage.errors import CatalogUnavailable, InvalidKey, ModelMismatch, StorageError, UnknownJob
 from storage.images.backend import StoredObject
 from storage.images.local import LocalStorage
-from storage.images.locate import open_source
+from storage.images.locate import ImageReader, open_source
 from storage.settings import Settings
 from workers.job_client import JobClient
 from workers.planner import Planner
@@ -75,7 +75,8 @@ def work_off(catalog: Catalog) -> int:
                 SourceItem(one.image_id, StoredObject(one.key, one.uri, one.etag, one.size_bytes, 0), one.attributes)
                 for one in leased.items
             ]
-            report = index_items(context, open_source(leased.source), items)
+            reader = ImageReader() if leased.by_address else open_source(leased.source)
+            report = index_items(context, reader, items)
             counts = {name: number for name, number in report.counts().items() if name != "listed"}
             [batch] = parts or [IndexBatch()]
             assert catalog.commit_results(None, [BatchResult(leased.id, leased.generation.id, batch, counts)]) == [True]
@@ -176,9 +177,9 @@ def test_a_source_that_goes_away_before_it_is_listed_leaves_a_failed_job(client:
     generation = generation_for(client.catalog, "default", client.settings)
     store = LocalStorage(photos)
     shutil.rmtree(photos)
-    items = (SourceItem(stored.key, stored) for stored in store.list())
+    placed = ((stored.key, SourceItem(stored.key, stored)) for stored in store.list())
     with pytest.raises(StorageError, match="gone"):
-        client._submission.items(request_for(client, store.uri("")), generation, items)
+        client._submission.placed(request_for(client, store.uri("")), generation, placed)
     assert client.list()[0].job.state == "failed"
 
 
@@ -236,7 +237,8 @@ class TestBrokenOffListing:
 
         generation = generation_for(client.catalog, "default", client.settings)
         with caplog.at_level(logging.WARNING):
-            progress = client._submission.items(request_for(client, "file:///photos/"), generation, slow())
+            placed = ((item.stored.key, item) for item in slow())
+            progress = client._submission.placed(request_for(client, "file:///photos/"), generation, placed)
         assert "listed by another process" in caplog.text
         assert progress.listed == 9000
         assert sorted(client.catalog.batches.image_ids(progress.job.id)) == list(self.NAMES)
@@ -334,21 +336,58 @@ class TestUploads:
 
 
 class TestRetry:
-    def test_mended_images_are_indexed_and_gone_ones_forgotten(self, client: JobClient, photos: Path) -> None:
+    @staticmethod
+    def failures(client: JobClient) -> dict[str, str]:
+        collection = client.catalog.collections.get("default")
+        return {failure.image_id: failure.reason for failure in client.catalog.failures.list(collection.id)}
+
+    def test_mended_images_are_indexed_and_gone_ones_keep_a_reason(self, client: JobClient, photos: Path) -> None:
         (photos / "broken.jpg").write_bytes(b"no picture")
         (photos / "gone.jpg").write_bytes(b"no picture either")
         job = client.submit(photos).job.id
         work_off(client.catalog)
         assert client.get(job).failed == 2
         (photos / "broken.jpg").write_bytes(jpeg(5))
-        (photos / "gone.jpg").unlink()
+        (photos / "gone.jpg").unlink()  # or its disk is not mounted
         [progress] = client.retry_failed(job)
-        assert (progress.job.kind, progress.listed) == ("retry", 1)
+        assert (progress.job.kind, progress.listed) == ("retry", 2)
         assert client.retry_failed()[0].job.id == progress.job.id  # the same images in the same state: the same job
         work_off(client.catalog)
-        assert client.catalog.failures.list(client.catalog.collections.get("default").id) == []
+        assert self.failures(client) == {"gone.jpg": "not_found"}
         assert "broken.jpg" in ids_of(client)
+        (photos / "gone.jpg").write_bytes(jpeg(6))
+        client.retry_failed()
+        work_off(client.catalog)
+        assert self.failures(client) == {}
         assert list(client.retry_failed()) == []
+
+    def test_attributes_of_the_sidecar_are_still_known(self, client: JobClient, photos: Path, tmp_path: Path) -> None:
+        (photos / "broken.jpg").write_bytes(b"no picture")
+        (tmp_path / "labels.csv").write_text("image_id,label,year\nbroken.jpg,cat,2020\n")
+        client.submit(photos, SourceSelection(attributes_file=str(tmp_path / "labels.csv")))
+        work_off(client.catalog)
+        client.retry_failed()  # nothing is mended yet: it fails again, and keeps them
+        work_off(client.catalog)
+        (photos / "broken.jpg").write_bytes(jpeg(5))
+        client.retry_failed()
+        work_off(client.catalog)
+        image = client.catalog.images.get(client.catalog.collections.get("default").id, "broken.jpg")
+        assert image.attributes == {"label": "cat", "year": 2020}
+
+    def test_images_of_several_stores_and_lines_that_name_none_are_one_job(
+        self, client: JobClient, photos: Path, tmp_path: Path
+    ) -> None:
+        (photos / "broken.jpg").write_bytes(b"no picture")
+        (tmp_path / "list.txt").write_text(f"{photos}/broken.jpg\nftp://nowhere/a.jpg\ns3://nobody-has-this/x.jpg\n")
+        client.submit_list(tmp_path / "list.txt", photos)
+        work_off(client.catalog)
+        before = self.failures(client)
+        assert len(before) == 3
+        (photos / "broken.jpg").write_bytes(jpeg(5))
+        [progress] = client.retry_failed()
+        assert progress.listed == 3
+        work_off(client.catalog)
+        assert self.failures(client).keys() == before.keys() - {"broken.jpg"}
 
     def test_only_images_of_the_named_job(self, client: JobClient, photos: Path, tmp_path: Path) -> None:
         (photos / "broken.jpg").write_bytes(b"no picture")

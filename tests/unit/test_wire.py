@@ -46,7 +46,7 @@ def with_header(**changes) -> dict[bytes, bytes]:
 
 
 def test_a_batch_comes_out_as_it_went_in():
-    failure = ImageFailure("bad.jpg", "file:///bad.jpg", "corrupt", "cut off", "e1")
+    failure = ImageFailure("bad.jpg", "file:///bad.jpg", "corrupt", "cut off", "e1", {"label": "cat", "tags": ["a"]})
     refreshed = ImageMetadata(image_id="r", attributes={"a": 1})
     sent = result_of(failures=[failure], refreshed=[refreshed], removed=["gone"])
     got = unpack(pack(sent))
@@ -58,6 +58,12 @@ def test_a_batch_comes_out_as_it_went_in():
     for one, other in zip(got.batch.upserts, sent.batch.upserts, strict=True):
         assert one.vector.dtype == np.float32
         np.testing.assert_array_equal(one.vector, other.vector)
+
+
+def test_a_failure_without_attributes_is_a_message_for_the_version_before():
+    failure = ImageFailure("bad.jpg", "file:///bad.jpg", "corrupt", "cut off", "e1")
+    assert "attributes" not in header_of(result_of(failures=[failure]))["failures"][0]
+    assert unpack(pack(result_of(failures=[failure]))).batch.failures[0].attributes is None
 
 
 def test_an_empty_batch_is_a_message_too():

@@ -49,7 +49,7 @@ def retry(
     *,
     attributes: Annotated[
         Path | None,
-        typer.Option("--attributes", help="The sidecar given to `index`: failed images have no attributes yet."),
+        typer.Option("--attributes", help="A sidecar whose attributes replace those that the failures kept."),
     ] = None,
     collection: CollectionName = None,
     data_dir: DataDir = None,

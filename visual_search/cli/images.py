@@ -74,7 +74,7 @@ def delete(
     """Take images out of the collection; their files stay, and later runs of `index` leave them out."""
     with open_existing(settings_from(config, data_dir), collection) as images:
         live = set(images.catalog.images.get_many(images.record.id, image_ids))
-        forgotten = sorted(images.catalog.failures.among(images.record.id, image_ids) - live)
+        forgotten = sorted(images.catalog.failures.among(images.record.id, image_ids).keys() - live)
         unknown = sorted(set(image_ids) - live - set(forgotten))
         deleted = images.delete_images(image_ids)
     if as_json:

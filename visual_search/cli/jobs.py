@@ -63,6 +63,6 @@ def retry_failed(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Queue failed images again, one job for each store; those whose file is gone are dropped from the failures."""
+    """Queue failed images again, as one job; one whose file is gone stays failed, until `images delete` forgets it."""
     with JobClient(settings_from(config, data_dir), create=False) as jobs:
         print_jobs(list(jobs.retry_failed(job, collection=collection)), as_json=as_json)
