@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from typing_extensions import Self
 
 from pipeline.errors import InvalidQuery
+from pipeline.indexing.failed_items import is_folder, items_of
 from pipeline.indexing.file_list import FileList, open_list
-from pipeline.indexing.retry import is_folder, items_of
 from pipeline.indexing.selection import SourceSelection, source_at
 from pipeline.indexing.source import SourceItem
 from storage.attributes import normal_attributes
