@@ -5,14 +5,14 @@ from __future__ import annotations
 from seeded import BROKEN, seed
 
 
-def test_failed_images_are_queued_again_and_gone_ones_are_forgotten(http_app, http_settings, tmp_path):
+def test_failed_images_are_queued_again_and_gone_ones_are_not_forgotten(http_app, http_settings, tmp_path):
     seed(http_settings, tmp_path / "photos")
     (tmp_path / "photos" / BROKEN[1]).unlink()
     reply = http_app.client.post("/v1/failures/retry")
     assert reply.status_code == 202
     (job,) = reply.json()
-    assert (job["kind"], job["counts"]["listed"]) == ("retry", 1)
-    assert [one["image_id"] for one in http_app.client.get("/v1/failures").json()] == [BROKEN[0]]
+    assert (job["kind"], job["counts"]["listed"]) == ("retry", 2)
+    assert [one["image_id"] for one in http_app.client.get("/v1/failures").json()] == list(BROKEN)
 
 
 def test_a_failure_says_what_why_and_when(http_app, http_settings, tmp_path):
