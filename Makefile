@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 # Two processes at most: the suite starts processes of its own, and torch brings its threads.
 TEST_PROCESSES ?= 2
 
-.PHONY: help setup demo up test test-slow crash crash-searches check format bench build sbom vulnerabilities constraints clean
+.PHONY: help setup demo up test test-slow crash crash-searches check format references docs bench build sbom vulnerabilities constraints clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,19 @@ format: $(READY)  ## Format and mend what can be mended by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+references: $(READY)  ## Write the pages and tables of docs/ that are made from the program itself
+	$(BIN)/python docs/programs/write_references.py
+
+docs: $(VENV)-docs/.ready  ## Build the documentation site into build/site; a broken link fails
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=docs/programs $(VENV)-docs/bin/mkdocs build --strict --quiet
+	@echo "the site stands in build/site/index.html"
+
+$(VENV)-docs/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet --quiet --constraint constraints.txt --upgrade pip
+	$(VENV)-docs/bin/python -m pip install --quiet --quiet --constraint constraints.txt --group docs
+	@touch $@
+
 bench: $(READY)  ## Measure speed and memory per stage; DATA=folder takes your own photos
 	$(BIN)/python benchmarks/indexing_stages.py $(if $(DATA),"$(DATA)")
 
@@ -67,8 +80,8 @@ vulnerabilities: $(READY)  ## Ask the public service for known flaws of the pinn
 	$(BIN)/uv tool run --from pip-audit==2.10.1 pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 constraints: $(READY)  ## Look up the newest versions and pin them
-	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.10 --all-extras --group dev \
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.10 --all-extras --group dev --group docs \
 	  --no-emit-index-url --no-annotate --no-header --upgrade --output-file constraints.txt
 
 clean:  ## Remove what the targets above made
-	rm -rf $(VENV) build dist sbom.json demo-output .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-docs build dist sbom.json demo-output .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -20,6 +20,7 @@ from visual_search.cli import (
     index,
     jobs,
     keys,
+    man,
     models,
     reindex,
     search,
@@ -64,6 +65,7 @@ for name, module in {
     "up": up,
     "settings": settings,
     "demo": demo,
+    "man": man,
 }.items():
     app.command(name, epilog=module.EXAMPLES)(module.command)
 app.add_typer(images.app, name="images")

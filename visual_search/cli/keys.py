@@ -32,7 +32,7 @@ _LONGEST = 1024
 app = typer.Typer(help="Make keys for the HTTP API.", no_args_is_help=True)
 
 
-@app.command("new")
+@app.command("new", epilog="`visual-search keys new 'web shop' --scope search --scope submit`")
 def new(
     name: Annotated[str, typer.Argument(help="Who will use it; shown in the log and in errors.", show_default=False)],
     *,
@@ -42,10 +42,7 @@ def new(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key, show it once, and print the entry for `api_keys` in the TOML file, which holds only its hash.
-
-    Example: `visual-search keys new "web shop" --scope search --scope submit`
-    """
+    """Make a key, show it once, and print the entry for `api_keys` in the TOML file, which holds only its hash."""
     key = PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
     entry = _entry(name, key, scope)
     if as_json:
@@ -55,17 +52,14 @@ def new(
     _show(entry)
 
 
-@app.command("hash")
+@app.command("hash", epilog="`visual-search keys hash backup < key.txt`")
 def hash_key(
     name: Annotated[str, typer.Argument(help="Who uses it.", show_default=False)],
     *,
     scope: Annotated[list[KeyScope] | None, typer.Option("--scope", "-s", help="As for `keys new`.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the entry for a key that you have already; it is read from standard input, so that no history keeps it.
-
-    Example: `visual-search keys hash backup < key.txt`
-    """
+    """Print the entry for a key that you have already; it is read from standard input, so that no history keeps it."""
     key = sys.stdin.readline(_LONGEST + 2).strip()
     if not 16 <= len(key) <= _LONGEST or not key.isascii() or any(one.isspace() for one in key):
         raise InvalidQuery(f"a key is one line of 16 to {_LONGEST:,} ASCII characters without spaces")

@@ -47,7 +47,7 @@ class OnnxBackend(str, Enum):
     ONNX_INT8 = "onnx-int8"
 
 
-@app.command("prepare")
+@app.command("prepare", epilog="`visual-search models prepare --backend onnx-int8 --images ~/Pictures`")
 def prepare(  # noqa: PLR0913 - each parameter is an option of the command
     model: ModelName = DEFAULT_MODEL,
     *,
@@ -57,10 +57,7 @@ def prepare(  # noqa: PLR0913 - each parameter is an option of the command
     accept: Annotated[bool, typer.Option("--accept", help="Allow int8 although it is below the floors.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Export a model once, so that the first search need not wait; for int8, measure how true it is.
-
-    Example: `visual-search models prepare --backend onnx-int8 --images ~/Pictures`
-    """
+    """Export a model once, so that the first search need not wait; for int8, measure how true it is."""
     if backend is OnnxBackend.ONNX:
         exact = EmbeddingService(model, device="cpu", backend="onnx")
         _show({"model": str(exact.identity), "backend": backend.value}, as_json=as_json)
@@ -74,7 +71,7 @@ def prepare(  # noqa: PLR0913 - each parameter is an option of the command
         raise typer.Exit(1)
 
 
-@app.command("check")
+@app.command("check", epilog="`visual-search models check openai/clip-vit-base-patch32 --images ~/Pictures`")
 def check(
     model: ModelName,
     images: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of your own pictures.")],
@@ -82,22 +79,16 @@ def check(
     sample: Sample = 500,
     as_json: AsJson = False,
 ) -> None:
-    """Measure int8 on these pictures, and change nothing.
-
-    Example: `visual-search models check openai/clip-vit-base-patch32 --images ~/Pictures`
-    """
+    """Measure int8 on these pictures, and change nothing."""
     report, _ = _measure(model, images, sample, accept=False)
     _show({"model": model, **asdict(report), "passed": report.passed}, as_json=as_json)
     if not report.passed:
         raise typer.Exit(1)
 
 
-@app.command("list")
+@app.command("list", epilog="`visual-search models list`")
 def list_exports(*, as_json: AsJson = False) -> None:
-    """Show what is exported on this machine; a folder that you remove is made again when it is needed.
-
-    Example: `visual-search models list`
-    """
+    """Show what is exported on this machine; a folder that you remove is made again when it is needed."""
     entries = [
         {**asdict(exported), "folder": str(folder), "fidelity": _as_dict(read_report(folder))}
         for folder, exported in ExportFiles().list()

@@ -37,7 +37,7 @@ EXAMPLES = """
 
 `visual-search search --image query.jpg -k 5`
 
-`visual-search search --text "a dog on a beach" --filter year>=2020 --html results.html`
+`visual-search search --text "a dog on a beach" --filter 'year>=2020' --html results.html`
 
 `visual-search search --image dress.jpg --text "in red" --not-text "long sleeves" --explain`
 

@@ -7,7 +7,9 @@ from visual_search.cli.options import AsJson, ConfigFile, DataDir, settings_from
 from visual_search.cli.output import print_json, print_table
 
 EXAMPLES = """
-**Example**
+**Examples**
+
+`visual-search settings --json`
 
 `VISUAL_SEARCH_MODEL=baseline visual-search settings`
 """
