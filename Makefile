@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 # Two processes at most: the suite starts processes of its own, and torch brings its threads.
 TEST_PROCESSES ?= 2
 
-.PHONY: help setup demo up test test-slow crash crash-searches check format references docs bench build sbom vulnerabilities constraints clean
+.PHONY: help setup demo up test test-slow crash crash-searches check format references docs bench build sbom vulnerabilities constraints tools clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,5 +83,8 @@ constraints: $(READY)  ## Look up the newest versions and pin them
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.10 --all-extras --group dev --group docs \
 	  --no-emit-index-url --no-annotate --no-header --upgrade --output-file constraints.txt
 
+tools:  ## Fetch what checks deploy/: Prometheus, Kustomize, the schema of Compose (Debian with npm; without them those tests skip)
+	.ci/tools
+
 clean:  ## Remove what the targets above made
-	rm -rf $(VENV) $(VENV)-docs build dist sbom.json demo-output .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-docs .tools build dist sbom.json demo-output .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -26,7 +26,7 @@ from workers.change_hints import announce_change
 from workers.errors import WireError
 from workers.heartbeat import Heartbeat
 from workers.index_keeper import IndexKeeper, SnapshotPolicy
-from workers.metrics import COMMITTED, DEAD_LETTERS, GROUP_BATCHES, LEADS, STAGE_SECONDS
+from workers.metrics import COMMITTED, DEAD_LETTERS, GROUP_BATCHES, LEADS, OLDEST_BATCH, STAGE_SECONDS
 from workers.queue_lengths import watch_queues
 from workers.result_stream import Message, ResultStream
 from workers.role_process import run_role
@@ -108,6 +108,7 @@ class Aggregator:
             self._write_until(lease, stop)
         finally:
             LEADS.set(0)
+            OLDEST_BATCH.set(0)  # whoever leads now says it
             self._release(lease)
 
     def _write_until(self, lease: Lease, stop: Event) -> None:

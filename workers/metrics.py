@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
+from storage.catalog.job_records import OUTCOMES
 from storage.errors import SettingsError
 from storage.settings import Settings
 
@@ -47,6 +48,15 @@ SNAPSHOT_TIME = Gauge(
     "visual_search_snapshot_timestamp_seconds", "When the newest snapshot was published.", ["generation"]
 )
 WAITING = Gauge("visual_search_waiting", "Entries that wait in Redis (-1: it did not answer).", ["queue"])
+REDIS_MEMORY = Gauge(
+    "visual_search_redis_memory_bytes",
+    "Memory of Redis: used, and the limit, its own or else that of its machine (-1: it did not answer).",
+    ["kind"],
+)
+OLDEST_BATCH = Gauge(
+    "visual_search_oldest_batch_timestamp_seconds",
+    "Since when the job waits or runs whose batch waits longest for a worker; 0: none waits, or another process leads.",
+)
 
 # -- beat --
 SCHEDULED = Counter("visual_search_scheduled_runs", "Scheduled runs.", ["action", "outcome"])
@@ -55,6 +65,11 @@ NEXT_SLOT = Gauge(
     "When a schedule runs next; the past while it runs, or is to be tried again.",
     ["action", "collection", "source"],
 )
+
+
+for _outcome in OUTCOMES:  # a counter that only begins to be with its first failure shows no increase by it
+    IMAGES.labels(_outcome)
+    COMMITTED.labels(_outcome)
 
 
 @contextmanager

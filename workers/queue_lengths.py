@@ -1,4 +1,4 @@
-"""How much waits where in Redis: batches, finished batches, searches, dead letters. Asks only, and changes nothing."""
+"""How much waits where in Redis, and how full it is. Asks only, and changes nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from redis import Redis
 
 from workers.errors import WorkerError
-from workers.metrics import WAITING
+from workers.metrics import REDIS_MEMORY, WAITING
 from workers.result_stream import DEAD_LETTERS, STREAM
 from workers.servers import redis_errors_translated
 
@@ -58,9 +58,26 @@ def queue_lengths(client: Redis) -> QueueLengths:
     return QueueLengths(sum(batches), results, dead, dict(zip(_SEARCHES, searches, strict=True)), dead_searches)
 
 
+@dataclass(frozen=True)
+class RedisMemory:
+    """Bytes that Redis has taken, and those that it may take: its `maxmemory`, or without one all of its machine's."""
+
+    used: int
+    limit: int
+
+
+def redis_memory(client: Redis) -> RedisMemory:
+    """Ask for both. Raises RedisUnavailable, RedisUnusable."""
+    with redis_errors_translated():
+        told = client.info("memory")
+    return RedisMemory(int(told["used_memory"]), int(told["maxmemory"]) or int(told["total_system_memory"]))
+
+
 def watch_queues(client: Redis) -> None:
-    """Let the metric show each length, asked for whenever somebody reads the metrics."""
+    """Let the metrics show each length and the memory, asked for whenever somebody reads the metrics."""
     look = _Look(client)
+    for kind in ("used", "limit"):
+        REDIS_MEMORY.labels(kind).set_function(partial(look.memory, kind))
     for name in ("batches", "results", "dead_letters", "dead_searches", *(f"searches_{one}" for one in _SEARCHES)):
         WAITING.labels(name).set_function(partial(look.length, name))
 
@@ -73,17 +90,30 @@ class _Look:
         self._lock = Lock()
         self._taken = -_LOOK_SECONDS
         self._lengths: QueueLengths | None = None
+        self._memory: RedisMemory | None = None
 
     def length(self, name: str) -> float:
         """The length of this queue; -1 when Redis did not answer."""
         with self._lock:
-            if monotonic() - self._taken >= _LOOK_SECONDS:
-                try:
-                    self._lengths = queue_lengths(self._client)
-                except WorkerError:
-                    self._lengths = None
-                self._taken = monotonic()
-        if self._lengths is None:
+            self._look()
+            lengths = self._lengths
+        if lengths is None:
             return -1.0
         kind, _, priority = name.partition("searches_")
-        return float(self._lengths.searches[priority] if priority else getattr(self._lengths, kind))
+        return float(lengths.searches[priority] if priority else getattr(lengths, kind))
+
+    def memory(self, kind: str) -> float:
+        """Bytes used, or the limit; -1 when Redis did not answer."""
+        with self._lock:
+            self._look()
+            memory = self._memory
+        return -1.0 if memory is None else float(getattr(memory, kind))
+
+    def _look(self) -> None:
+        if monotonic() - self._taken < _LOOK_SECONDS:
+            return
+        try:
+            self._lengths, self._memory = queue_lengths(self._client), redis_memory(self._client)
+        except WorkerError:
+            self._lengths = self._memory = None
+        self._taken = monotonic()

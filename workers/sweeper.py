@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from storage.catalog import Catalog, SweepReport, UnsentBatch
-from workers.metrics import SWEPT
+from workers.metrics import OLDEST_BATCH, SWEPT
 
 MAX_QUEUED = 1000  # batches in the queue from which nothing is sent again: what waits there is not lost
 
@@ -65,6 +65,7 @@ class Sweeper:
         finally:
             if sent:
                 self._catalog.batches.mark_sent(sent)
+        OLDEST_BATCH.set(report.waiting_since.timestamp() if report.waiting_since else 0)
         for what, number in _swept(report, len(sent)):
             SWEPT.labels(what).inc(number)
         if report.expired or sent:

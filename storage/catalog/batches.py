@@ -16,7 +16,7 @@ from storage.catalog.job_records import REINDEX, BatchItem, LeasedBatch, SweepRe
 from storage.catalog.job_rows import find_job, lock_batches, lock_job
 from storage.catalog.records import Generation, JobRecord
 from storage.catalog.statements import CHUNK
-from storage.catalog.sweep import DEFAULT_MAX_ATTEMPTS, expired_batches, settle_expired, unsent_batches
+from storage.catalog.sweep import DEFAULT_MAX_ATTEMPTS, expired_batches, settle_expired, unsent_batches, waiting_since
 
 _BATCHES = tables.job_batches.c
 _IDS_PAGE = 64  # batches whose references are read at once
@@ -126,11 +126,13 @@ class Batches:
                 done.append(settle_expired(connection, job_id, batch_ids, moment, max_attempts))
         with self._database.read() as connection:
             to_send = unsent_batches(connection, moment - timedelta(seconds=resend_seconds), limit)
+            since = waiting_since(connection)
         return SweepReport(
             expired=sum(report.expired for report in done),
             split=sum(report.split for report in done),
             given_up=sum(report.given_up for report in done),
             to_send=to_send,
+            waiting_since=since,
         )
 
     def image_ids(self, job_id: int) -> Iterator[str]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 
 from storage.catalog.records import Generation, IndexBatch, JobRecord, JobState
@@ -164,12 +165,16 @@ class UnsentBatch:
 
 @dataclass(frozen=True)
 class SweepReport:
-    """What a sweep found: expired leases, batches it split, images it gave up, batches to send (again)."""
+    """What a sweep found: expired leases, batches it split, images it gave up, batches to send (again).
+
+    `waiting_since` is when the oldest job began that has a batch without a worker; None when no batch waits.
+    """
 
     expired: int = 0
     split: int = 0
     given_up: int = 0
     to_send: Sequence[UnsentBatch] = ()
+    waiting_since: datetime | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, or_, select
+from sqlalchemy import Connection, Row, exists, or_, select
 
 from storage.catalog import tables
 from storage.catalog.commit import write_batch
-from storage.catalog.job_records import BatchItem, SweepReport, UnsentBatch
+from storage.catalog.job_records import UNFINISHED_JOB, BatchItem, SweepReport, UnsentBatch
 from storage.catalog.job_rows import (
     count_outcomes,
     find_job,
@@ -72,6 +72,15 @@ def unsent_batches(connection: Connection, sent_before: datetime, limit: int) ->
         .limit(limit)
     )
     return [UnsentBatch(batch_id, priority) for batch_id, priority in connection.execute(statement)]
+
+
+def waiting_since(connection: Connection) -> datetime | None:
+    """When the oldest job began of those that have a batch without a worker; None when there is none."""
+    waits = exists().where(_BATCHES.job_id == _JOBS.id, _BATCHES.state == "pending")
+    since: datetime | None = connection.scalar(
+        select(_JOBS.started_at).where(_JOBS.state.in_(UNFINISHED_JOB), waits).order_by(_JOBS.started_at).limit(1)
+    )
+    return since
 
 
 def _expired(moment: datetime) -> tuple[Any, ...]:

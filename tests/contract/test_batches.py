@@ -119,6 +119,18 @@ class TestSweep:
         lease(catalog, second, seconds=600)
         assert catalog.batches.sweep(later(61), resend_seconds=60).to_send == [UnsentBatch(first, 0)]
 
+    def test_it_says_since_when_the_oldest_job_waits_for_a_worker(
+        self, catalog: Catalog, generation: Generation
+    ) -> None:
+        assert catalog.batches.sweep().waiting_since is None
+        first, [batch] = make_job(catalog, generation, ["a"])
+        second, [_later] = make_job(catalog, generation, ["b"], source="file:///later/")
+        assert catalog.batches.sweep().waiting_since == catalog.jobs.get(first).job.started_at
+        lease(catalog, batch)
+        assert catalog.batches.sweep().waiting_since == catalog.jobs.get(second).job.started_at
+        catalog.jobs.cancel(second)
+        assert catalog.batches.sweep().waiting_since is None
+
     def test_a_dead_workers_batch_is_named_at_once(self, catalog: Catalog, generation: Generation) -> None:
         _job, [batch] = make_job(catalog, generation, ["a", "b"])
         catalog.batches.mark_sent([batch])

@@ -38,6 +38,24 @@ def test_each_queue_has_its_metric(client):
     assert shown == {"batches": 0, "results": 1, "dead_letters": 0, "searches_low": 2, "searches_high": 0}
 
 
+def _memory(kind):
+    return REGISTRY.get_sample_value("visual_search_redis_memory_bytes", {"kind": kind})
+
+
+def test_the_memory_of_the_server_has_its_metric(own_valkey):
+    bounded, unbounded = own_valkey("--maxmemory", "100mb"), own_valkey()
+    with connect_url(bounded.url) as client:
+        watch_queues(client)
+        assert _memory("limit") == 100 * 1024 * 1024
+        assert 0 < _memory("used") < _memory("limit")
+    with connect_url(unbounded.url) as client:
+        watch_queues(client)
+        assert _memory("limit") == client.info("memory")["total_system_memory"]
+        unbounded.kill()
+        watch_queues(client)
+        assert _memory("used") == _memory("limit") == -1
+
+
 def test_a_server_that_is_away_is_minus_one_and_not_zero(own_valkey):
     server = own_valkey()
     with connect_url(server.url) as client:

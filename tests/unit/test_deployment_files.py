@@ -111,15 +111,6 @@ def test_compose_sets_only_settings_that_there_are():
         assert ours <= set(Settings.model_fields), name
 
 
-def test_the_example_of_env_names_exactly_what_compose_takes():
-    taken = set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
-    lines = (ROOT / ".env.example").read_text().splitlines()
-    named = {match[1] for line in lines if (match := re.match(r"#?(\w+)=", line))}
-    assert named == taken
-    needed = set(re.findall(r"\$\{(\w+):\?", (ROOT / "docker-compose.yml").read_text()))
-    assert {line.split("=")[0] for line in lines if re.match(r"\w+=", line)} == needed
-
-
 def _metrics():
     """Every metric of ours by the names that Prometheus sees, with its labels."""
     for module in ("workers.metrics", "query_service.metrics", "query_service.http.http_metrics"):
