@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 # Two processes at most: the suite starts processes of its own, and torch brings its threads.
 TEST_PROCESSES ?= 2
 
-.PHONY: help setup demo up test test-slow crash crash-searches check format references docs bench build sbom vulnerabilities constraints tools clean
+.PHONY: help setup demo up walkthrough test test-slow crash crash-searches check format references docs bench build sbom vulnerabilities constraints tools clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ build: $(READY)  ## Build wheel and sdist, install the wheel into a clean enviro
 	rm -rf dist build
 	$(BIN)/uv build --quiet --out-dir dist
 	$(BIN)/python tests/release/check_wheel.py dist/*.whl --constraint constraints.txt
+
+walkthrough: $(READY)  ## Run every command of docs/getting-started.md in an empty home, and tell the time; MODEL=... a real CLIP
+	$(BIN)/python tests/release/walk_getting_started.py $(if $(MODEL),--model "$(MODEL)") $(ARGS)
 
 sbom: $(READY)  ## List everything that is installed as a CycloneDX file, sbom.json
 	$(BIN)/uv tool run --from cyclonedx-bom==7.5.0 cyclonedx-py environment --output-reproducible \
