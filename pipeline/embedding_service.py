@@ -1,6 +1,7 @@
 """Pictures and texts to vectors: reading, decoding, preparing and the model behind one object.
 
-Split, so that decoding can overlap with the model: `prepare` on many threads, `embed_prepared` on one.
+Split, so that decoding can overlap with the model: `prepare` on many threads, `embed_prepared` on one, `embed_batch`
+on as many as the model likes.
 Knows neither index nor catalog, and imports torch only through the model that is asked for.
 """
 
@@ -17,13 +18,21 @@ import numpy as np
 from PIL import Image
 
 from pipeline.decode import DecodedImage, DecodeLimits, decode_image, is_large, upright_rgb
-from pipeline.embedders.base import Embedder, Pixels, TakesReducedPictures, Vectors
+from pipeline.embedders.base import (
+    ComputesOnCallingThread,
+    Embedder,
+    Pixels,
+    TakesReducedPictures,
+    TellsThreadUse,
+    ThreadUse,
+    Vectors,
+)
 from pipeline.embedders.options import Backend, Decoding
 from pipeline.embedders.registry import load_embedder
 from pipeline.errors import TooManyBytes
 from storage.errors import ImageNotFound, StorageDenied, StorageUnavailable
 from storage.records import ModelIdentity
-from storage.settings import DEFAULT_MODEL
+from storage.settings import DEFAULT_MODEL, allowed_threads
 
 ImageInput: TypeAlias = bytes | Path | str | Image.Image  # encoded bytes, a file's path, or an opened picture
 
@@ -84,6 +93,13 @@ class EmbeddingService:
         """How many prepared pictures to hand to `embed_prepared` at once."""
         return self._batch_size
 
+    @property
+    def thread_use(self) -> ThreadUse:
+        """How decoding and the model go together best on the cores of this process."""
+        if isinstance(self._embedder, TellsThreadUse):
+            return self._embedder.thread_use
+        return ThreadUse(decoding=allowed_threads())
+
     def prepare(self, image: ImageInput) -> PreparedImage:
         """Read, decode and preprocess one picture. Safe to call from many threads.
 
@@ -98,6 +114,12 @@ class EmbeddingService:
     def embed_prepared(self, batch: Sequence[Pixels]) -> Vectors:
         """Embed what `prepare` made: (n, dimension) float32, unit length, in order."""
         return self._embedder.embed_prepared(batch)
+
+    def embed_batch(self, batch: Sequence[Pixels]) -> Vectors:
+        """As `embed_prepared`, for each of the `thread_use.calls` threads that call at once while indexing."""
+        if isinstance(self._embedder, ComputesOnCallingThread):
+            return self._embedder.embed_on_calling_thread(batch)
+        return self.embed_prepared(batch)
 
     def embed_images(self, images: Sequence[ImageInput]) -> Vectors:
         """Embed pictures: (n, dimension) float32, unit length, in order; the first refused one raises.

@@ -21,6 +21,7 @@ from query_service.query_vectors import QueryVectors
 from query_service.stage_seconds import StageSeconds
 from storage.catalog import Catalog
 from storage.errors import UnknownCollection
+from storage.settings import allowed_threads
 from workers.models import LoadedModels
 
 __all__ = ["Answering", "Served"]
@@ -35,7 +36,7 @@ class Answering:
         self._catalog = catalog
         self._models = models
         self._worker = worker or f"{socket.gethostname()}:{os.getpid()}"
-        threads = min(_DECODE_THREADS, os.cpu_count() or 1)
+        threads = min(_DECODE_THREADS, allowed_threads())
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     def close(self) -> None:

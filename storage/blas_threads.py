@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from storage.cores import usable_cores
 
 _MODULES = ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath")  # since numpy 2, and before
 _NAMES = (
@@ -35,7 +36,7 @@ class BlasThreads:
         self._lock = threading.Lock()
         self._users = 0
         self._before = 1
-        self.share: int = 1 if self._get is None else min(int(self._get()), _cores())
+        self.share: int = 1 if self._get is None else min(int(self._get()), usable_cores())
 
     @contextmanager
     def one_each(self) -> Iterator[None]:
@@ -55,10 +56,6 @@ class BlasThreads:
                 self._users -= 1
                 if not self._users:
                     self._set(self._before)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _functions() -> tuple[Any, Any]:

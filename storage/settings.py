@@ -29,6 +29,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from storage.cores import usable_cores
 from storage.errors import SettingsError
 from storage.images.backend import DEFAULT_MAX_IMAGE_BYTES
 
@@ -42,12 +43,12 @@ _MAX_FETCH_THREADS = 16  # beyond it, more threads only wait for the same disk
 
 
 def _default_fetch_threads() -> int:
-    return min(_MAX_FETCH_THREADS, (os.cpu_count() or 1) + 4)
+    return min(_MAX_FETCH_THREADS, usable_cores() + 4)
 
 
 def allowed_threads() -> int:
-    """How many threads a model may compute on: what OMP_NUM_THREADS says, at most the cores of this process."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many threads may decode and compute: what OMP_NUM_THREADS says, at most the cores of this process."""
+    cores = usable_cores()
     said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # OpenMP allows a list, one number for each level
     return min(int(said), cores) if said.isdecimal() and int(said) else cores
 
@@ -135,7 +136,8 @@ class Settings(BaseSettings):
         default_factory=_default_fetch_threads,
         ge=1,
         le=256,
-        description="Threads that read and decode images while the model works; by default cores + 4, at most 16.",
+        description="Threads that read images while others are decoded and embedded (on no more threads than cores, or "
+        "OMP_NUM_THREADS); by default cores + 4, at most 16.",
     )
     commit_images: int = Field(
         default=256,

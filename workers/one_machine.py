@@ -5,7 +5,6 @@ Each role is started by the very command that a container uses (docker-compose.y
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from storage.catalog import catalog_of
+from storage.cores import usable_cores
 from storage.settings import Settings
 from workers.bundled_valkey import ensure_valkey, stop_valkey
 from workers.errors import BundledServerError, PortTaken
@@ -26,7 +26,7 @@ ENDED_BY_SIGTERM = 128 + signal.SIGTERM  # as shells have it
 
 @dataclass(frozen=True)
 class Shares:
-    """How many embed workers there are, with how many compute threads each, and those of the query worker."""
+    """How many embed workers there are, with how many threads each to decode and compute on, and the query worker's."""
 
     workers: int
     threads: int
@@ -41,13 +41,6 @@ class Shares:
         cores = usable_cores()
         query_threads = max(1, cores // 4)
         return cls(workers, threads or max(1, (cores - query_threads) // workers), query_threads)
-
-
-def usable_cores() -> int:
-    """The cores that this process may use; a container or `taskset` may allow fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def roles_of(settings: Settings, shares: Shares, config: Path | None = None) -> list[Role]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,6 +13,15 @@ from storage.records import ModelIdentity
 
 Pixels = np.ndarray[Any, np.dtype[Any]]  # float32 or uint8, as the model takes it
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
+
+
+@dataclass(frozen=True)
+class ThreadUse:
+    """How indexing is to share out its threads between decoding and a model: all together no more than the cores."""
+
+    decoding: int  # threads that decode and prepare
+    calls: int = 1  # of the model at once, each from a thread
+    shared: bool = False  # those very threads call the model too, which then has none of its own
 
 
 class Embedder(Protocol):
@@ -55,4 +65,26 @@ class TakesReducedPictures(Protocol):
 
     def prepare_reduced(self, picture: Image.Image, size: tuple[int, int]) -> Pixels:
         """As `prepare`, of a picture that had this width and height, in pixels, before it was reduced."""
+        ...
+
+
+@runtime_checkable
+class TellsThreadUse(Protocol):
+    """What an embedder has besides that knows how its computing and decoding go together best."""
+
+    @property
+    def thread_use(self) -> ThreadUse:
+        """See `ThreadUse`; without it the model has a thread, and decoding has as many as there are cores."""
+        ...
+
+
+@runtime_checkable
+class ComputesOnCallingThread(Protocol):
+    """What an embedder has besides that can compute on the thread that calls it, and on no other.
+
+    Several such calls at once keep all cores busy without a thread ever waiting for another in the middle of the model.
+    """
+
+    def embed_on_calling_thread(self, batch: Sequence[Pixels]) -> Vectors:
+        """As `embed_prepared`, with the same vectors but for rounding; safe to call from many threads."""
         ...

@@ -16,11 +16,12 @@ import numpy as np
 from PIL import Image
 
 from pipeline.decode import DECODE_VERSION
-from pipeline.embedders.base import Pixels, Vectors
+from pipeline.embedders.base import Pixels, ThreadUse, Vectors
 from pipeline.embedders.fingerprint import sha256_of_settings
 from pipeline.embedders.unit_length import unit_rows
 from pipeline.errors import TextNotSupported
 from storage.records import ModelIdentity
+from storage.settings import allowed_threads
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -67,6 +68,11 @@ class BaselineEmbedder:
     def batch_size(self) -> int:
         """How many pictures at once; more gain nothing, as each is described by itself."""
         return 32
+
+    @property
+    def thread_use(self) -> ThreadUse:
+        """Describing is many small steps that hold the interpreter's lock: one call at once, while others decode."""
+        return ThreadUse(decoding=allowed_threads(), calls=1, shared=True)
 
     def prepare(self, picture: Image.Image) -> Pixels:
         """Turn an RGB picture into (3, 64, 64) float32 CIE Lab. Safe to call from many threads."""

@@ -1,6 +1,7 @@
 """CLIP-family models through transformers and torch: pictures and texts to vectors in one space.
 
-The only file that runs a torch model. Importing it imports torch, so the registry does so only when needed.
+The only file that runs a torch model (`cuda.py` feeds it on a GPU). Importing it imports torch, so the registry does
+so only when needed.
 """
 
 from __future__ import annotations
@@ -18,17 +19,19 @@ from PIL import Image
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from pipeline.embedders.base import Pixels, Vectors
+from pipeline.embedders.base import Pixels, ThreadUse, Vectors
 from pipeline.embedders.checkpoint import Checkpoint, find_checkpoint
+from pipeline.embedders.cuda import CALLS, CudaLanes, batch_size_now
 from pipeline.embedders.device import choose_device, choose_dtype, natural_batch_size
 from pipeline.embedders.fingerprint import sha256_of_files
 from pipeline.embedders.inputs import MODEL_CLASSES, check_family, inputs_fingerprint
+from pipeline.embedders.memory_batches import HalvingBatches
 from pipeline.embedders.texts import TextTokens
 from pipeline.embedders.unit_length import unit_rows
 from pipeline.errors import ModelError, UnsupportedModel
 from pipeline.preprocess import ClipPreprocessing
 from storage.records import ModelIdentity
-from storage.settings import DEFAULT_MODEL
+from storage.settings import DEFAULT_MODEL, allowed_threads
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,19 @@ class ClipEmbedder:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, preprocessing: ClipPreprocessing, place: TorchPlace, batch_size: int
+        self, checkpoint: Checkpoint, preprocessing: ClipPreprocessing, place: TorchPlace, batch_size: int | None
     ) -> None:
+        """Load it; without a batch size it is the device's: on a GPU by the memory that is free then."""
         self._preprocessing = preprocessing
         device, dtype = place.device, place.dtype
         with ThreadPoolExecutor(max_workers=1) as pool:  # hashing hides behind building the model
             weights_fingerprint = pool.submit(sha256_of_files, checkpoint.weight_files)
             self._model = _load_model(checkpoint).to(device=device, dtype=dtype).eval()
         self._tokens = TextTokens(checkpoint, self._model.config.text_config.max_position_embeddings)
-        self._device, self._dtype, self._batch_size = device, dtype, batch_size
+        self._device, self._dtype = device, dtype
+        self._lanes = CudaLanes(device, dtype) if device.type == "cuda" else None
+        size = batch_size or _natural_batch_size(place, self._model.config.vision_config)
+        self._batches = HalvingBatches(size, torch.OutOfMemoryError, self._forget)
         self._identity = ModelIdentity(
             name=checkpoint.name,
             revision=checkpoint.revision,
@@ -96,7 +103,7 @@ class ClipEmbedder:
         """Load what was found, with the way of preprocessing that is wanted; otherwise as `load`."""
         where = choose_device(device)
         place = TorchPlace(where, choose_dtype(dtype, where))
-        return cls(checkpoint, preprocessing, place, batch_size or natural_batch_size(where))
+        return cls(checkpoint, preprocessing, place, batch_size)
 
     @property
     def identity(self) -> ModelIdentity:
@@ -105,8 +112,15 @@ class ClipEmbedder:
 
     @property
     def batch_size(self) -> int:
-        """How many pictures go through the model at once."""
-        return self._batch_size
+        """How many pictures go through the model at once; fewer than before, once that was too many for the device."""
+        return self._batches.size
+
+    @property
+    def thread_use(self) -> ThreadUse:
+        """On a GPU all cores decode. On a CPU torch has all of them, and a decoding thread besides that seldom runs."""
+        if self._device.type == "cpu":
+            return ThreadUse(decoding=1, shared=allowed_threads() == 1)
+        return ThreadUse(decoding=allowed_threads(), calls=1 if self._lanes is None else CALLS)
 
     def prepare(self, picture: Image.Image) -> Pixels:
         """Turn an RGB picture into (3, height, width) float32, e.g. (3, 224, 224). Safe on many threads."""
@@ -124,7 +138,8 @@ class ClipEmbedder:
     def embed_prepared(self, batch: Sequence[Pixels]) -> Vectors:
         """Embed prepared pictures, `batch_size` at a time: (n, dimension) float32, unit length, in order.
 
-        Raises ModelError when the device runs out of memory or the model gives no finite vector.
+        A batch that does not fit into the device's memory is halved. Raises ModelError when not even one picture fits,
+        and when the model gives no finite vector.
         """
         return self._in_batches(batch, self._embed_pixels)
 
@@ -136,28 +151,46 @@ class ClipEmbedder:
         return self._in_batches(texts, self._embed_tokens)
 
     def _in_batches(self, inputs: Sequence[Any], embed: Callable[[Sequence[Any]], Pixels]) -> Vectors:
-        starts = range(0, len(inputs), self._batch_size)
         try:
             with torch.inference_mode():
-                parts = [embed(inputs[start : start + self._batch_size]) for start in starts]
+                parts = self._batches.run(embed, inputs)
         except torch.OutOfMemoryError as error:
             raise ModelError(f"{self._device} is out of memory; use a smaller batch size ({error})") from error
         return unit_rows(np.concatenate([np.empty((0, self._identity.dimension), np.float32), *parts]))
 
     def _embed_pixels(self, batch: Sequence[Pixels]) -> Pixels:
+        if self._lanes is not None:
+            return self._lanes.run(batch, self._features_of_pixels)
         pixels = torch.from_numpy(np.stack(batch)).to(device=self._device, dtype=self._dtype)
+        return _on_host(self._features_of_pixels(pixels))
+
+    def _features_of_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         return _features(self._model.get_image_features(pixel_values=pixels))
 
     def _embed_tokens(self, texts: Sequence[str]) -> Pixels:
         tokens = {name: ids.to(self._device) for name, ids in self._tokens.encode(texts).items()}
-        return _features(self._model.get_text_features(**tokens))
+        return _on_host(_features(self._model.get_text_features(**tokens)))
+
+    def _forget(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
-def _features(output: Any) -> Pixels:
+def _features(output: Any) -> torch.Tensor:
     """Take (n, dimension) out of what the model returned: transformers 4 gives a tensor, 5 an output object."""
-    features = output if isinstance(output, torch.Tensor) else output.pooler_output
+    features: torch.Tensor = output if isinstance(output, torch.Tensor) else output.pooler_output
+    return features
+
+
+def _on_host(features: torch.Tensor) -> Pixels:
     array: Pixels = features.float().cpu().numpy()
     return array
+
+
+def _natural_batch_size(place: TorchPlace, vision_config: Any) -> int:
+    if place.device.type == "cuda":
+        return batch_size_now(place.device, vision_config, place.dtype)
+    return natural_batch_size(place.device)
 
 
 def _load_model(checkpoint: Checkpoint) -> Any:

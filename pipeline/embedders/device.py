@@ -6,8 +6,8 @@ import torch
 
 from pipeline.errors import ModelError
 
-# Measured on 2 CPU cores: 8 to 16 is best; a GPU is filled by more. A caller may set another.
-_BATCH_SIZES = {"cpu": 16, "mps": 32, "cuda": 128}
+# Measured on 2 CPU cores: 8 to 16 is best. On CUDA it goes by the free memory (`cuda.py`). A caller may set another.
+_BATCH_SIZES = {"cpu": 16, "mps": 32}
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -35,5 +35,5 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
 
 
 def natural_batch_size(device: torch.device) -> int:
-    """Return how many pictures at once the device likes."""
+    """Return how many pictures at once a device without a memory of its own likes."""
     return _BATCH_SIZES[device.type]

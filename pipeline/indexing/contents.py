@@ -14,10 +14,11 @@ class ContentsInFlight:
     def __init__(self) -> None:
         self._waiting: dict[str, list[Fetched]] = {}
         self._embedded: dict[str, KnownContent] = {}
+        self._being_committed: dict[str, KnownContent] = {}
 
     def embedded(self, sha256: str) -> KnownContent | None:
-        """The vector of this content, when it was made since the last commit."""
-        return self._embedded.get(sha256)
+        """The vector of this content, when it was made by this run and is not known to be committed yet."""
+        return self._embedded.get(sha256) or self._being_committed.get(sha256)
 
     def claim(self, fetched: Fetched) -> bool:
         """True for the first file with its content; an equal one waits, without holding on to its bytes."""
@@ -34,6 +35,10 @@ class ContentsInFlight:
             self._embedded[sha256] = content
         return self._waiting.pop(sha256)
 
+    def handed_over(self) -> None:
+        """What was embedded until here is going to be committed, all that was handed over before is."""
+        self._being_committed, self._embedded = self._embedded, {}
+
     def committed(self) -> None:
-        """From here on the catalog knows what was embedded."""
-        self._embedded.clear()
+        """From here on the catalog knows what was handed over."""
+        self._being_committed.clear()

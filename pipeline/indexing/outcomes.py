@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from time import monotonic, perf_counter
+from dataclasses import dataclass, field
+from time import monotonic
 
 from pipeline.embedders.base import Vectors as Vector
+from pipeline.indexing.commits import BackgroundCommits
 from pipeline.indexing.contents import ContentsInFlight
 from pipeline.indexing.context import IndexingContext
 from pipeline.indexing.fetch import Fetched
@@ -19,14 +22,36 @@ from storage.records import ImageMetadata
 _COMMIT_SECONDS = 5.0  # a slow model still commits often enough that a kill costs little
 
 
+@dataclass(frozen=True)
+class _Collected:
+    """Outcomes that go into one transaction."""
+
+    upserts: list[IndexedImage] = field(default_factory=list)
+    refreshed: list[ImageMetadata] = field(default_factory=list)
+    failures: list[ImageFailure] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def size(self) -> int:
+        return self.counts.total()
+
+    @property
+    def batch(self) -> IndexBatch:
+        return IndexBatch(upserts=self.upserts, refreshed=self.refreshed, failures=self.failures)
+
+
 class Outcomes:
-    """Collects the outcomes of one run; `report` counts what is committed (or needs no commit)."""
+    """Collects the outcomes of one run; `report` counts what is committed (or needs no commit).
+
+    For one thread, which calls `close` in the end.
+    """
 
     def __init__(self, context: IndexingContext, report: IndexReport) -> None:
         self.report = report
         self._context = context
         self._in_flight = ContentsInFlight()
-        self._begin()
+        self._collected, self._since = _Collected(), monotonic()
+        self._commits = BackgroundCommits(lambda collected: context.commit(collected.batch), self._committed)
 
     def listed(self, planned: Planned) -> None:
         """Count one listed file."""
@@ -83,49 +108,54 @@ class Outcomes:
     def fail_folders(self, failures: Sequence[ImageFailure]) -> None:
         """Settle folders that could not be read: each counts as one listed entry that failed."""
         self.report.listed += len(failures)
-        self._failures.extend(failures)
-        self._counts["failed"] += len(failures)
+        self._collected.failures.extend(failures)
+        self._collected.counts["failed"] += len(failures)
 
     def commit_when_due(self) -> None:
-        """Commit when enough has been collected, or the oldest has waited long enough."""
-        size = sum(self._counts.values())
+        """Begin a commit when enough has been collected, or the oldest has waited long enough.
+
+        It goes on meanwhile, on a thread of its own; only when the one before has not ended is it waited for.
+        """
+        self._commits.look()
         waited = monotonic() - self._since >= _COMMIT_SECONDS
-        if size >= self._context.options.commit_images or (size > 0 and waited):
-            self.commit()
+        if self._collected.size >= self._context.options.commit_images or (self._collected.size > 0 and waited):
+            self._begin_commit()
 
     def commit(self) -> None:
-        """Write everything collected in one transaction; only then it counts in the report."""
-        if any(self._counts.values()):
-            started = perf_counter()
-            batch = IndexBatch(upserts=self._upserts, refreshed=self._refreshed, failures=self._failures)
-            self._context.commit(batch)
-            self.report.spend("commit", perf_counter() - started)
-            self.report.count(self._counts, [failure.reason for failure in self._failures])
-            self._in_flight.committed()
-        self._begin()
+        """Write everything collected; when this returns it is in safe hands, and counted in the report."""
+        if self._collected.size > 0:
+            self._begin_commit()
+        self._commits.wait()
 
-    def _begin(self) -> None:
-        self._upserts: list[IndexedImage] = []
-        self._refreshed: list[ImageMetadata] = []
-        self._failures: list[ImageFailure] = []
-        self._counts = {"indexed": 0, "reused": 0, "refreshed": 0, "failed": 0}
-        self._since = monotonic()
+    def close(self) -> None:
+        """End the thread that commits; what was collected since the last commit is dropped."""
+        self._commits.close()
+
+    def _begin_commit(self) -> None:
+        self._commits.hand_over(self._collected)
+        self._in_flight.handed_over()
+        self._collected, self._since = _Collected(), monotonic()
+
+    def _committed(self, collected: _Collected, seconds: float) -> None:
+        self.report.spend("commit", seconds)
+        self.report.count(collected.counts, [failure.reason for failure in collected.failures])
+        self._in_flight.committed()
 
     def _upsert(self, outcome: str, metadata: ImageMetadata, vector: Vector) -> None:
-        self._upserts.append(IndexedImage(metadata=metadata, vector=vector))
-        self._counts[outcome] += 1
+        self._collected.upserts.append(IndexedImage(metadata=metadata, vector=vector))
+        self._collected.counts[outcome] += 1
 
     def _reuse(self, fetched: Fetched, content: KnownContent) -> None:
         metadata = fetched.metadata(content.width, content.height, content.format)
         self._upsert("reused", metadata, content.vector)
 
     def _refresh(self, metadata: ImageMetadata) -> None:
-        self._refreshed.append(metadata)
-        self._counts["refreshed"] += 1
+        self._collected.refreshed.append(metadata)
+        self._collected.counts["refreshed"] += 1
 
     def _fail(self, fetched: Fetched, error: VisualSearchError) -> None:
         stored = fetched.planned.item.stored
-        self._failures.append(
+        self._collected.failures.append(
             ImageFailure(
                 image_id=fetched.planned.item.image_id,
                 source_uri=stored.uri,
@@ -135,4 +165,4 @@ class Outcomes:
                 attributes=fetched.planned.item.attributes,
             )
         )
-        self._counts["failed"] += 1
+        self._collected.counts["failed"] += 1

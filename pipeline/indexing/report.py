@@ -8,8 +8,8 @@ from pydantic import BaseModel, Field
 class IndexReport(BaseModel):
     """Counts of one run. `listed` is the sum of the six outcomes once the run has finished.
 
-    `stage_seconds`: list, embed and commit are wall seconds of the main thread; fetch and decode are seconds
-    summed over the threads that did them while the main thread went on.
+    `stage_seconds`: list is wall seconds of the main thread; fetch, decode, embed and commit are seconds summed over
+    the threads that did them while the main thread went on.
     """
 
     listed: int = 0

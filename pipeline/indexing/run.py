@@ -6,17 +6,17 @@ Killed at any moment it loses nothing: what is committed is skipped by the next 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from itertools import chain
 from time import perf_counter
 from typing import TypeVar
 
-from pipeline.embedders.base import Vectors
 from pipeline.embedding_service import EmbeddingService
 from pipeline.errors import ModelError
 from pipeline.indexing.chunks import chunks
 from pipeline.indexing.context import IndexingContext
+from pipeline.indexing.embed import Embedded, embed
 from pipeline.indexing.fetch import Fetched, Reads, fetch
 from pipeline.indexing.outcomes import Outcomes
 from pipeline.indexing.overlap import Window, overlap
@@ -24,6 +24,7 @@ from pipeline.indexing.plan import Need, Planned, plan
 from pipeline.indexing.prepare import Prepared, prepare
 from pipeline.indexing.report import IndexReport
 from pipeline.indexing.source import Source, SourceItem
+from pipeline.indexing.threads import Compute, RunThreads
 from storage.catalog import ImageFailure
 from storage.errors import StorageDenied, StorageUnavailable, VisualSearchError
 
@@ -74,29 +75,32 @@ def index_items(
     """Index given items of one store, as `index_source` does; a retry of failures names them one by one."""
     started = perf_counter()
     report = IndexReport()
-    outcomes = Outcomes(context, report)
-    pool = ThreadPoolExecutor(context.options.fetch_threads, thread_name_prefix="fetch")
-    try:
-        _Run(context, reader, outcomes, pool).index(items)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        outcomes.fail_folders(denied)
-        outcomes.commit()  # also when interrupted: what is ready is kept
-        report.attributes_unused = max(0, sidecar_rows - report.attributes_unused)
-        report.seconds = perf_counter() - started
-        context.on_progress(report)
+    with closing(Outcomes(context, report)) as outcomes:
+        try:
+            with RunThreads(context.options.fetch_threads) as threads:
+                _Run(context, reader, outcomes, threads).index(items)
+        finally:
+            outcomes.fail_folders(denied)
+            outcomes.commit()  # also when interrupted: what is ready is kept
+            report.attributes_unused = max(0, sidecar_rows - report.attributes_unused)
+            report.seconds = perf_counter() - started
+            context.on_progress(report)
     return report
 
 
 class _Run:
-    """The chain of one run: each method is a generator that pulls from the one before it."""
+    """The chain of one run: each method is a generator that pulls from the one before it.
 
-    def __init__(self, context: IndexingContext, reader: Reads, outcomes: Outcomes, pool: Executor) -> None:
+    The main thread pulls, plans, looks into the catalog and settles; reading, decoding, the model and the commits have
+    threads of their own, each a little ahead of whom it works for.
+    """
+
+    def __init__(self, context: IndexingContext, reader: Reads, outcomes: Outcomes, threads: RunThreads) -> None:
         self._context = context
         self._reader = reader
         self._outcomes = outcomes
         self._report = outcomes.report
-        self._pool = pool
+        self._threads = threads
 
     def index(self, items: Iterable[SourceItem]) -> None:
         fresh = self._contents_to_embed(self._fetched(self._planned(items)))
@@ -104,9 +108,11 @@ class _Run:
         if first is None:
             return
         service = self._context.service()
+        compute = self._threads.compute(service.thread_use)
         batch_size = self._context.options.batch_size or service.batch_size
-        for batch in chunks(self._prepared(service, chain([first], fresh), batch_size), batch_size):
-            self._embed(service, batch)
+        prepared = self._prepared(service, compute, chain([first], fresh), batch_size)
+        for embedded in self._embedded(service, compute, chunks(prepared, batch_size)):
+            self._settle(embedded)
             self._progress()
 
     def _planned(self, items: Iterable[SourceItem]) -> Iterator[Planned]:
@@ -129,7 +135,7 @@ class _Run:
     def _fetched(self, planned: Iterator[Planned]) -> Iterator[Fetched]:
         window = Window(max(_REUSE_CHUNK, 4 * self._context.options.fetch_threads), _IN_FLIGHT_BYTES)
         step = partial(fetch, self._reader)
-        return overlap(self._pool, step, planned, window, lambda one: one.item.stored.size_bytes)
+        return overlap(self._threads.reading, step, planned, window, lambda one: one.item.stored.size_bytes)
 
     def _contents_to_embed(self, fetched: Iterator[Fetched]) -> Iterator[Fetched]:
         """Yield each new content once; failures, unchanged and known contents are settled here."""
@@ -140,33 +146,33 @@ class _Run:
             yield from self._outcomes.settle_by_content(chunk)
             self._progress()
 
-    def _prepared(self, service: EmbeddingService, fresh: Iterator[Fetched], batch_size: int) -> Iterator[Prepared]:
+    def _prepared(
+        self, service: EmbeddingService, compute: Compute, fresh: Iterator[Fetched], batch_size: int
+    ) -> Iterator[Prepared]:
         """Yield what the model can take; refusals are settled here."""
-        window = Window(2 * batch_size + self._context.options.fetch_threads, _IN_FLIGHT_BYTES)
+        window = Window((compute.use.calls + 1) * batch_size + compute.use.decoding, _IN_FLIGHT_BYTES)
         step = partial(prepare, service)
-        for one in overlap(self._pool, step, fresh, window, lambda new: len(new.data) + _PREPARED_BYTES):
+        for one in overlap(compute.decoding, step, fresh, window, lambda new: len(new.data) + _PREPARED_BYTES):
             self._report.spend("decode", one.seconds)
             if one.error is None:
                 yield one
             else:
                 self._outcomes.fail_content(one.fetched, one.error)
 
-    def _embed(self, service: EmbeddingService, batch: list[Prepared]) -> None:
-        """Embed one batch; when the model refuses it, one by one, so that the guilty image fails alone."""
-        started = perf_counter()
-        try:
-            vectors: Vectors | None = service.embed_prepared([one.pixels for one in batch if one.pixels is not None])
-        except ModelError as error:
-            vectors = None
-            if len(batch) == 1:
-                self._outcomes.fail_content(batch[0].fetched, error)
-        self._report.spend("embed", perf_counter() - started)
-        if vectors is not None:
-            for one, vector in zip(batch, vectors, strict=True):
+    def _embedded(
+        self, service: EmbeddingService, compute: Compute, batches: Iterator[list[Prepared]]
+    ) -> Iterator[Embedded]:
+        """Yield batches with their vectors; one more than the model takes at once waits, so that it never does."""
+        window = Window(compute.use.calls + 1, 0)
+        return overlap(compute.model, partial(embed, service), batches, window, lambda _batch: 0)
+
+    def _settle(self, embedded: Embedded) -> None:
+        self._report.spend("embed", embedded.seconds)
+        for one, vector in embedded.results:
+            if isinstance(vector, ModelError):
+                self._outcomes.fail_content(one.fetched, vector)
+            else:
                 self._outcomes.embedded(one, vector)
-        elif len(batch) > 1:
-            for one in batch:
-                self._embed(service, [one])
 
     def _timed(self, stage: str, items: Iterable[T]) -> Iterator[T]:
         iterator = iter(items)

@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from pipeline.embedders.clip import ClipEmbedder
 from pipeline.embedders.fingerprint import sha256_of_file
 from pipeline.embedders.registry import load_embedder
+from pipeline.embedders.unit_length import unit_rows
 from pipeline.embedding_service import EmbeddingService
 from pipeline.errors import InvalidQuery, ModelError, ModelUnavailable, UnsupportedModel
 
@@ -135,6 +136,34 @@ def test_a_device_without_memory_left_says_what_helps(embedder: ClipEmbedder, mo
     monkeypatch.setattr(embedder._model, "get_image_features", no_memory)
     with pytest.raises(ModelError, match="smaller batch size"):
         embedder.embed_prepared(pixels(1))
+
+
+def test_a_batch_too_large_for_the_device_is_halved_and_gives_the_same_vectors(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder = ClipEmbedder.load(str(folders["clip"]), device="cpu", batch_size=8)
+    features = embedder._model.get_image_features
+    sizes: list[int] = []
+
+    def room_for_two(*, pixel_values: torch.Tensor) -> Any:
+        sizes.append(len(pixel_values))
+        if len(pixel_values) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return features(pixel_values=pixel_values)
+
+    expected = np.concatenate([embedder.embed_prepared(pixels(5)[start : start + 2]) for start in (0, 2, 4)])
+    monkeypatch.setattr(embedder._model, "get_image_features", room_for_two)
+    np.testing.assert_array_equal(embedder.embed_prepared(pixels(5)), expected)
+    assert (sizes, embedder.batch_size) == ([5, 2, 2, 1], 2)
+
+
+def test_on_a_cpu_the_model_gets_exactly_the_stacked_pictures(embedder: ClipEmbedder) -> None:
+    """Byte for byte: the way of a GPU changes nothing here."""
+    batch = pixels(2)
+    with torch.inference_mode():
+        features = embedder._model.get_image_features(pixel_values=torch.from_numpy(np.stack(batch)))
+    array = (features if isinstance(features, torch.Tensor) else features.pooler_output).numpy()
+    assert embedder.embed_prepared(batch).tobytes() == unit_rows(array).tobytes()
 
 
 def test_bfloat16_gives_nearly_the_same_vectors(embedder: ClipEmbedder, folders: dict[str, Path]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ pytest.importorskip("onnx")
 
 from transformers import AutoTokenizer
 
+from pipeline.embedders.base import ThreadUse
 from pipeline.embedders.checkpoint import find_checkpoint
 from pipeline.embedders.clip import ClipEmbedder
 from pipeline.embedders.onnx_clip.embedder import OnnxClipEmbedder, OnnxOptions
@@ -90,6 +92,18 @@ def test_real_token_ids_are_those_of_transformers_for_odd_texts() -> None:
     print(f"seed {SEED}")
     theirs = AutoTokenizer.from_pretrained(real)(texts, truncation=True, max_length=77)["input_ids"]
     assert [encoding.ids for encoding in ours.encode_batch(texts)] == theirs
+
+
+def test_calls_on_many_threads_at_once_give_what_one_call_gives(folder: Path) -> None:
+    embedder = OnnxClipEmbedder(
+        find_checkpoint(str(folder)), ClipPreprocessing.from_folder(folder), OnnxOptions(batch_size=3, threads=2)
+    )
+    assert embedder.thread_use == ThreadUse(decoding=2, calls=2, shared=True)
+    prepared = [embedder.prepare(picture(seed)) for seed in range(40)]
+    batches = [prepared[start : start + 5] for start in range(0, 40, 5)]
+    with ThreadPoolExecutor(4) as pool:  # from the first call on: they also open the session together
+        together = np.concatenate(list(pool.map(embedder.embed_on_calling_thread, batches)))
+    np.testing.assert_allclose(together, embedder.embed_prepared(prepared), atol=1e-6)
 
 
 def test_neither_torch_nor_transformers_is_loaded(folder: Path) -> None:
