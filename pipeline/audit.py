@@ -66,9 +66,9 @@ def audit_source(
     addresses: set[str] = set()
     denied: list[Finding] = []
 
-    def deny(folder_id: str, uri: str, error: StorageDenied) -> None:
-        problem = "failed" if folder_id in failures else "not_indexed"
-        denied.append(Finding(image_id=folder_id, source_uri=uri, problem=problem, detail=str(error)))
+    def deny(image_id: str, uri: str, error: StorageDenied) -> None:
+        problem = "failed" if failure_id(image_id) in failures else "not_indexed"
+        denied.append(Finding(image_id=image_id, source_uri=uri, problem=problem, detail=str(error)))
 
     for chunk in chunks(source.items(deny), _CHUNK):
         addresses.update(item.stored.uri for item in chunk)
@@ -76,7 +76,8 @@ def audit_source(
         report.listed += len(chunk)
     report.indexed = report.listed - len(report.findings)
     report.findings.extend(denied)
-    report.findings.extend(_sourceless(catalog, generation, source, addresses))
+    unread = tuple(finding.source_uri for finding in denied if finding.source_uri.endswith("/"))
+    report.findings.extend(_sourceless(catalog, generation, source, addresses, unread))
     report.findings.extend(_index_disagreements(catalog, generation, index))
     report.vectors = len(index())
     return report
@@ -114,11 +115,18 @@ def _problem(  # noqa: PLR0911 - a list of cases reads best as one
     return None
 
 
-def _sourceless(catalog: Catalog, generation: Generation, source: Source, addresses: set[str]) -> Iterator[Finding]:
-    """Images recorded from this very source that it no longer lists, under whatever id."""
+def _sourceless(
+    catalog: Catalog, generation: Generation, source: Source, addresses: set[str], unread: tuple[str, ...]
+) -> Iterator[Finding]:
+    """Images recorded from this very source that it no longer lists, under whatever id.
+
+    Of what is in `unread` folders nothing is known: they may be there.
+    """
     root = source.backend.uri("")
     for image in catalog.images.list(generation.collection_id):
         if not image.source_uri.startswith(root) or image.source_uri in addresses:
+            continue
+        if image.source_uri.startswith(unread):
             continue
         if source.takes(_key_under(root, image.source_uri)):
             detail = "indexed, but no longer in the source: `images delete` removes it"

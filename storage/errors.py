@@ -89,6 +89,12 @@ class StorageDenied(StorageError):
     reason = "access_denied"
 
 
+class LeftOut(StorageDenied):
+    """Told by a listing: a link that leads out of its folder or to nothing, or no regular file. No retry helps."""
+
+    reason = "left_out"
+
+
 class SourceNotAllowed(StorageError):
     """Raised for a source or picture outside of `job_sources`: the setting allows no reading there. No retry helps."""
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from typing_extensions import Self
 
 from pipeline.errors import InvalidQuery
-from pipeline.indexing.failed_items import is_folder, items_of
+from pipeline.indexing.failed_items import is_of_listing, items_of
 from pipeline.indexing.file_list import FileList, open_list
 from pipeline.indexing.selection import SourceSelection, source_at
 from pipeline.indexing.source import SourceItem
@@ -185,8 +185,8 @@ class JobClient:
         """Queue every image that stands in `failures` again, as one job: those of one job, if it is named.
 
         Attributes that a sidecar gave them are still known. One whose file is gone keeps its place, with the reason
-        `not_found`: its disk may not be mounted; `images delete` forgets it. Folders that could not be read are left
-        to a new `submit`. Returns nothing when there is nothing to try. Raises UnknownCollection, UnknownJob.
+        `not_found`: its disk may not be mounted; `images delete` forgets it. Folders and links that could not be read
+        are left to a new `submit`. Returns nothing when there is nothing to try. Raises UnknownCollection, UnknownJob.
         """
         name = collection or self.settings.collection
         if job_id is None:
@@ -197,7 +197,7 @@ class JobClient:
         failures = [
             failure
             for failure in self.catalog.failures.list(collection_id)
-            if not is_folder(failure) and (among is None or failure.image_id in among)
+            if not is_of_listing(failure) and (among is None or failure.image_id in among)
         ]
         generation = self.catalog.generations.active(collection_id)
         if generation is None or not failures:  # without a generation nothing was ever committed, no failure either

@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from pipeline.indexing.chunks import chunks
 from pipeline.indexing.plan import Need, Planned, plan, refreshed_metadata
@@ -104,33 +105,35 @@ def _once_each(items: Sequence[SourceItem]) -> tuple[list[SourceItem], list[Sour
 def remove_gone(catalog: Catalog, collection_id: int, source: Source) -> int:
     """Remove images that were recorded from this source and that it does not list any more; return how many.
 
-    Only images that the source's selection takes. A source that lists nothing removes nothing: far more often
-    than emptied on purpose, it is a disk that is not mounted.
+    Only images that the source's selection takes, and none of a folder that may not be read. A source that lists
+    nothing removes nothing: far more often than emptied on purpose, it is a disk that is not mounted.
     """
-    items = source.items()
+    unread: list[str] = []
+    items = source.items(lambda image_id, _uri, _error: unread.append(image_id[len(source.id_prefix) :]))
     first = next(items, None)
     if first is None:
         log.warning("%s lists no image: nothing is removed from the collection", source.backend.uri(""))
         return 0
     removed = 0
     recorded = catalog.images.list(collection_id, prefix=source.id_prefix)
-    for ids in chunks(_unlisted(recorded, first, items, source), _PLAN_CHUNK):
+    for ids in chunks(_unlisted(recorded, chain([first], items), source, unread), _PLAN_CHUNK):
         removed += catalog.images.remove_gone(collection_id, ids)
     return removed
 
 
 def _unlisted(
-    recorded: Iterator[ImageMetadata], first: SourceItem, items: Iterator[SourceItem], source: Source
+    recorded: Iterator[ImageMetadata], items: Iterator[SourceItem], source: Source, unread: Sequence[str]
 ) -> Iterator[str]:
-    """Walk both in their one order, by key: what is recorded and not listed."""
-    listed: SourceItem | None = first
+    """Walk both in their one order, by key: what is recorded and neither listed nor in a folder told in `unread`."""
+    listed = next(items, None)
     for image in recorded:
         key = image.image_id[len(source.id_prefix) :]
         if not _is_of(image, key, source):
             continue
         while listed is not None and listed.stored.key < key:
             listed = next(items, None)
-        if listed is None or listed.stored.key != key:
+        missing = listed is None or listed.stored.key != key
+        if missing and not key.startswith(tuple(one for one in unread if one.endswith("/"))):
             yield image.image_id
 
 

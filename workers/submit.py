@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.embedders.checkpoint import canonical_name
+from pipeline.indexing.failed_items import forget_what_is_listed
 from pipeline.indexing.source import Source, SourceItem
-from storage.catalog import Catalog, Generation, JobProgress, JobRecord, JobRequest
-from storage.errors import JobClosed, ModelMismatch, StorageError
+from storage.catalog import Catalog, Generation, ImageFailure, JobProgress, JobRecord, JobRequest
+from storage.errors import JobClosed, LeftOut, ModelMismatch, StorageDenied, StorageError
 from storage.records import Attributes
 from storage.settings import Settings
 from workers.model_identity import identity_of
@@ -36,11 +37,12 @@ class Submission:
     send: Send
 
     def source(self, request: JobRequest, generation: Generation, source: Source) -> JobProgress:
-        """Enter or take up the job that indexes a source. Raises StorageError when it cannot be listed."""
-        placed = ((item.stored.key, item) for item in source.items())
-        mirrored = source if request.options.mirror else None
-        rows = len(source.attributes or ())
-        return self.placed(request, generation, placed, mirrored=mirrored, sidecar_rows=rows)
+        """Enter or take up the job that indexes a source; a folder or link that cannot be read fails alone.
+
+        Raises StorageError when it cannot be listed.
+        """
+        ending = _Ending(source, [], len(source.attributes or ()))
+        return self._enter(request, generation, _placed(source, ending.denied), ending)
 
     def placed(
         self,
@@ -48,17 +50,20 @@ class Submission:
         generation: Generation,
         placed: Iterable[Placed],
         *,
-        mirrored: Source | None = None,
         sidecar_rows: int = 0,
     ) -> JobProgress:
         """Enter or take up the job that indexes items in the order of their places, see `Planner.add_placed`.
 
-        `mirrored`: remove from it what is gone at the end. `sidecar_rows`: of the attributes file, to tell at the
-        end how many named no image.
+        `sidecar_rows`: of the attributes file, to tell at the end how many named no image.
         """
+        return self._enter(request, generation, placed, _Ending(None, [], sidecar_rows))
+
+    def _enter(
+        self, request: JobRequest, generation: Generation, placed: Iterable[Placed], ending: _Ending
+    ) -> JobProgress:
         job = self._open(request)
         if job.state == "listing":
-            self._list(job, generation, placed, _Ending(mirrored, sidecar_rows))
+            self._list(job, generation, placed, ending)
         return self.catalog.jobs.get(job.id)
 
     def _open(self, request: JobRequest) -> JobRecord:
@@ -82,8 +87,10 @@ class Submission:
     def _last_counts(self, job: JobRecord, ending: _Ending) -> dict[str, int]:
         """What only the end of a listing can tell."""
         counts = {}
-        if ending.mirrored is not None:
-            counts["removed"] = remove_gone(self.catalog, job.collection_id, ending.mirrored)
+        if ending.source is not None:
+            forget_what_is_listed(self.catalog, job.collection_id, ending.source, ending.denied)
+            if job.options.get("mirror"):
+                counts["removed"] = remove_gone(self.catalog, job.collection_id, ending.source)
         if ending.sidecar_rows:
             used = self.catalog.jobs.get(job.id).job.counts.get(ATTRIBUTES_USED, 0)
             counts[ATTRIBUTES_UNUSED] = max(0, ending.sidecar_rows - used)
@@ -92,10 +99,28 @@ class Submission:
 
 @dataclass(frozen=True)
 class _Ending:
-    """What is to be done when a listing is complete."""
+    """What is to be done when a listing is complete: of a whole source, and of what was denied in it by then."""
 
-    mirrored: Source | None
+    source: Source | None
+    denied: list[str]  # ids, filled by the listing
     sidecar_rows: int
+
+
+def _placed(source: Source, denied: list[str]) -> Iterator[Placed]:
+    """The source in key order, what cannot be read among it as failures; their ids go to `denied` too."""
+    told: list[Placed] = []
+
+    def deny(image_id: str, uri: str, error: StorageDenied) -> None:
+        denied.append(image_id)
+        key = image_id[len(source.id_prefix) :]
+        place = key.removesuffix("/") if isinstance(error, LeftOut) else key  # a link stands where its name does
+        told.append((place, ImageFailure(image_id, uri, error.reason, str(error))))
+
+    for item in source.items(deny):
+        yield from told
+        told.clear()
+        yield item.stored.key, item
+    yield from told
 
 
 def generation_for(catalog: Catalog, collection: str, settings: Settings) -> Generation:

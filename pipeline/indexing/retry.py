@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 
 from pipeline.indexing.context import IndexingContext
-from pipeline.indexing.failed_items import is_folder, items_of
+from pipeline.indexing.failed_items import is_of_listing, items_of
 from pipeline.indexing.run import index_items
 from storage.images.locate import ImageReader
 from storage.records import Attributes
 
 
 class RetryReport(BaseModel):
-    """What a retry did. `folders` could not be read when their source was listed; only `index` looks there again."""
+    """What a retry did. `folders` and links were left out when their source was listed; only `index` looks again."""
 
     retried: int = 0
     indexed: int = 0
@@ -31,7 +31,7 @@ def retry_failures(
     (Gone may mean that a disk is not mounted; a failure is forgotten only when its user says so.)
     """
     failures = context.catalog.failures.list(context.generation.collection_id)
-    images = [failure for failure in failures if not is_folder(failure)]
+    images = [failure for failure in failures if not is_of_listing(failure)]
     reader = ImageReader(max_bytes)
     run = index_items(context, reader, items_of(reader, images, attributes or {}))
     return RetryReport(

@@ -17,6 +17,7 @@ from pipeline.errors import ModelError
 from pipeline.indexing.chunks import chunks
 from pipeline.indexing.context import IndexingContext
 from pipeline.indexing.embed import Embedded, embed
+from pipeline.indexing.failed_items import forget_what_is_listed
 from pipeline.indexing.fetch import Fetched, Reads, fetch
 from pipeline.indexing.outcomes import Outcomes
 from pipeline.indexing.overlap import Window, overlap
@@ -44,24 +45,14 @@ def index_source(context: IndexingContext, source: Source) -> IndexReport:
     """
     denied: list[ImageFailure] = []
 
-    def deny(folder_id: str, uri: str, error: StorageDenied) -> None:
-        denied.append(ImageFailure(folder_id, uri, error.reason, str(error)))
+    def deny(image_id: str, uri: str, error: StorageDenied) -> None:
+        denied.append(ImageFailure(image_id, uri, error.reason, str(error)))
 
     rows = len(source.attributes or ())
     report = index_items(context, source.backend, source.items(deny), sidecar_rows=rows, denied=denied)
-    _forget_readable_folders(context, source, {failure.image_id for failure in denied})
+    ids = {failure.image_id for failure in denied}
+    forget_what_is_listed(context.catalog, context.generation.collection_id, source, ids)
     return report
-
-
-def _forget_readable_folders(context: IndexingContext, source: Source, denied: set[str]) -> None:
-    """Clear the failures of this source's folders that could not be read before and were read now."""
-    root, collection_id = source.backend.uri(""), context.generation.collection_id
-    readable = [
-        failure.image_id
-        for failure in context.catalog.failures.list(collection_id)
-        if failure.image_id.endswith("/") and failure.image_id not in denied and failure.source_uri.startswith(root)
-    ]
-    context.catalog.failures.clear(collection_id, readable)
 
 
 def index_items(

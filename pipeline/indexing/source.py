@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
-from storage.errors import StorageDenied
+from storage.errors import LeftOut, StorageDenied
 from storage.images.backend import StorageBackend, StoredObject
 from storage.records import Attributes
 
@@ -20,8 +21,10 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 
-# Called with the id and the address (both ending in `/`) and the error of a folder that may not be read.
-FolderDenied = Callable[[str, str, StorageDenied], None]
+_log = logging.getLogger(__name__)
+
+# Called with the id, the address and the error of what cannot be taken; both end in `/` for a whole folder.
+Denied = Callable[[str, str, StorageDenied], None]
 
 
 @dataclass(frozen=True)
@@ -48,19 +51,24 @@ class Source:
     exclude: tuple[str, ...] = ()
     attributes: Mapping[str, Attributes] | None = field(default=None, repr=False)
 
-    def items(self, on_denied: FolderDenied | None = None) -> Iterator[SourceItem]:
+    def items(self, on_denied: Denied | None = None) -> Iterator[SourceItem]:
         """List lazily, in key order. Raises StorageError when the source cannot be listed.
 
-        A folder that may not be read is told to `on_denied` by its id and address, and raises without it; one
-        that `include` and `exclude` leave out does neither.
+        A folder that may not be read is told to `on_denied` by its id and address, and raises without it; links
+        that lead out and the like (LeftOut) are told too, without it to the log. What `include` and `exclude` leave
+        out is neither.
         """
 
-        def deny(folder: str, error: StorageDenied) -> None:
-            if not self._may_take_from(folder):
+        def deny(key: str, error: StorageDenied) -> None:
+            if not self.may_take(key):
                 return
-            if on_denied is None:
+            if on_denied is not None:
+                folder = "/" if key.endswith("/") else ""
+                on_denied(self.id_prefix + key, self.backend.uri(key.removesuffix("/")) + folder, error)
+            elif isinstance(error, LeftOut):
+                _log.warning("%s", error)
+            else:
                 raise error
-            on_denied(self.id_prefix + folder, self.backend.uri("") + folder, error)
 
         for stored in self.backend.list(on_denied=deny):
             if self.takes(stored.key):
@@ -74,8 +82,11 @@ class Source:
             return any(_included(key, pattern) for pattern in self.include)
         return _ends_like_an_image(key)
 
+    def may_take(self, key: str) -> bool:
+        """The same for a key that a listing tells as denied; of a folder (it ends in `/`), in doubt, yes."""
+        return self._may_take_from(key) if key.endswith("/") else self.takes(key)
+
     def _may_take_from(self, folder: str) -> bool:
-        """Whether a file in this folder (its key ends in `/`) could be taken; in doubt, yes."""
         if any(fnmatchcase(folder, pattern) for pattern in self.exclude):
             return False
         fixed = [re.split(r"[*?\[]", pattern, maxsplit=1)[0] for pattern in self.include]

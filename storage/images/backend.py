@@ -22,7 +22,8 @@ class StoredObject:
     modified_at: float
 
 
-# Called with the key (ending in `/`) and the error of a folder that may not be read; the listing then goes on.
+# Called with the key and the error of what a listing cannot take: a folder that may not be read (its key ends in
+# `/`), or, as `LeftOut`, a link that leads out or to nothing and what is no regular file. The listing then goes on.
 OnDenied = Callable[[str, StorageDenied], None]
 
 

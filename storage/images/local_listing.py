@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from storage.errors import StorageDenied, StorageUnavailable
+from storage.errors import LeftOut, StorageDenied, StorageUnavailable
 from storage.images.backend import OnDenied
 from storage.images.keys import key_of
 from storage.images.local_files import as_storage_error, is_temporary
@@ -19,9 +19,9 @@ def walk(root: Path, prefix: str, on_denied: OnDenied | None = None) -> Iterator
 
     Memory holds the names of one folder and of those above it. Links to files inside the root are followed;
     links to folders are not (their files are listed where they are, and a link may lead in a circle). Links
-    that lead out, fifos, devices, sockets and broken links are left out, each with a warning in the
-    log; files that vanish meanwhile, silently. A folder that may not be read is told to `on_denied`; without it
-    StorageDenied is raised (never a listing with a silent hole). Raises StorageUnavailable when the root is gone.
+    that lead out, fifos, devices, sockets and broken links are told to `on_denied` as LeftOut, without it to the
+    log; files that vanish meanwhile, to nobody. A folder that may not be read is told to `on_denied` too; without
+    it StorageDenied is raised (never a listing with a silent hole). Raises StorageUnavailable when the root is gone.
     """
     pending = [(root, "", iter(_names_in(root, root)))]
     while pending:
@@ -40,8 +40,20 @@ def walk(root: Path, prefix: str, on_denied: OnDenied | None = None) -> Iterator
                     if on_denied is None:
                         raise
                     on_denied(key, error)
-        elif key.startswith(prefix) and (info := _regular_file(path, root)) is not None:
+        elif key.startswith(prefix) and (info := _taken(path, key, root, on_denied)) is not None:
             yield key, info
+
+
+def _taken(path: Path, key: str, root: Path, on_denied: OnDenied | None) -> os.stat_result | None:
+    """The file's description, unless it is left out; then that is told."""
+    try:
+        return _regular_file(path, root)
+    except LeftOut as error:
+        if on_denied is None:
+            _log.warning("%s", error)
+        else:
+            on_denied(key + "/" if os.path.isdir(path) else key, error)  # noqa: PTH112 - Path.is_dir may raise
+        return None
 
 
 def without_links(path: Path) -> Path:
@@ -83,16 +95,17 @@ def _regular_file(path: Path, root: Path) -> os.stat_result | None:
         if stat.S_ISLNK(info.st_mode):
             real = without_links(path)
             if not real.is_relative_to(root):
-                _log.warning("left out %r: the link leads out of %r", str(path), str(root))
-                return None
+                raise LeftOut(f"left out {path}: the link leads out of {root}; give {real} as a source of its own")
             info = real.lstat()
+            if stat.S_ISDIR(info.st_mode):  # its files are listed where they are
+                _log.warning("left out %r: a link to a folder", str(path))
+                return None
     except (FileNotFoundError, NotADirectoryError):
         if path.is_symlink():
-            _log.warning("left out %r: the link leads to nothing", str(path))
+            raise LeftOut(f"left out {path}: the link leads to nothing") from None
         return None
     except OSError as error:
         raise as_storage_error(error, path) from error
     if not stat.S_ISREG(info.st_mode):
-        _log.warning("left out %r: no regular file, or a link to a folder", str(path))
-        return None
+        raise LeftOut(f"left out {path}: a fifo, device, socket or a circle of links, no regular file")
     return info

@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 from checkpoints import save_tiny_clip
+from closed_folders import close_folder
 from pictures import jpeg, write_photos
 
 from pipeline.embedding_service import EmbeddingService
@@ -513,14 +514,7 @@ def test_the_same_content_in_two_folders_is_no_move_while_both_are_there(collect
 def test_a_folder_that_may_not_be_read_is_a_failure_and_the_others_are_indexed(collection, photos, monkeypatch):
     write_photos(photos, 4)
     (photos / "lost+found").mkdir()
-    real = os.scandir
-
-    def scandir(path):
-        if str(path).endswith("lost+found"):  # tests may run as root, whom no permission stops
-            raise PermissionError(13, "Permission denied", str(path))
-        return real(path)
-
-    monkeypatch.setattr("storage.images.local_listing.os.scandir", scandir)
+    close_folder(monkeypatch, "lost+found")
     report = collection.index(photos)
     assert _outcomes(report) == {"indexed": 4, "failed": 1}
     assert [(failure.image_id, failure.reason) for failure in collection.failures()] == [
@@ -530,9 +524,49 @@ def test_a_folder_that_may_not_be_read_is_a_failure_and_the_others_are_indexed(c
     assert collection.retry_failures().folders == 1
     without = SourceSelection(exclude=["lost+found/*"])
     assert _outcomes(collection.index(photos, without)) == {"unchanged": 4}
+    assert len(collection.failures()) == 1  # that run did not look there
     monkeypatch.undo()
     assert _outcomes(collection.index(photos)) == {"unchanged": 4}
     assert collection.failures() == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_links_that_cannot_be_followed_are_failures_until_they_are_gone(collection, photos, tmp_path):
+    write_photos(photos, 2)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "x.jpg").write_bytes(jpeg(9))
+    (photos / "album").symlink_to(tmp_path / "elsewhere")  # sorts before album-2.jpg, its id with a slash behind it
+    (photos / "album-2.jpg").write_bytes(jpeg(8))
+    (photos / "out.jpg").symlink_to(tmp_path / "elsewhere" / "x.jpg")
+    (photos / "broken.jpg").symlink_to("nothing.jpg")
+    (photos / "notes.txt").symlink_to(tmp_path / "elsewhere" / "x.jpg")  # no image by its name
+    (photos / "inside.jpg").symlink_to("album-2.jpg")
+    left_out = ["album/", "broken.jpg", "out.jpg"]
+    collection.index(photos, SourceSelection(include=["even/*"]))
+    assert collection.audit(photos).by_problem() == {"not_indexed": 3 + 3}
+    report = collection.index(photos)
+    assert report.failures_by_reason == {"left_out": 3}
+    assert [(one.image_id, one.reason) for one in collection.failures()] == [(one, "left_out") for one in left_out]
+    audit = collection.audit(photos)
+    assert [(one.image_id, one.problem) for one in audit.findings] == [(one, "failed") for one in left_out]
+    assert audit.clean
+    assert collection.retry_failures().retried == 0  # by its address alone the link could be followed
+    assert [one.image_id for one in collection.failures()] == left_out
+    for name in ("album", "out.jpg", "broken.jpg"):
+        (photos / name).unlink()
+    assert _outcomes(collection.index(photos)) == {"unchanged": 4}
+    assert collection.failures() == []
+
+
+def test_an_audit_advises_no_deletion_of_what_is_in_a_folder_that_may_not_be_read(collection, photos, monkeypatch):
+    (photos / "a + ü").mkdir(parents=True)
+    (photos / "a + ü" / "1.jpg").write_bytes(jpeg(1))
+    (photos / "2.jpg").write_bytes(jpeg(2))
+    collection.index(photos)
+    close_folder(monkeypatch, "a + ü")
+    assert collection.audit(photos).by_problem() == {"not_indexed": 1}
+    assert collection.index(photos).failures_by_reason == {"access_denied": 1}
+    assert collection.audit(photos).by_problem() == {"failed": 1}
 
 
 def test_one_attribute_that_changes_its_type_is_noticed_and_absent_ones_are_not(collection, photos, tmp_path):

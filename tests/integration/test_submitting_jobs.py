@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from closed_folders import close_folder
 from pictures import jpeg, write_photos
 from pydantic import SecretStr
 
@@ -242,6 +243,44 @@ class TestBrokenOffListing:
         assert "listed by another process" in caplog.text
         assert progress.listed == 9000
         assert sorted(client.catalog.batches.image_ids(progress.job.id)) == list(self.NAMES)
+
+
+class TestWhatCannotBeRead:
+    """A folder that is closed, a link that leads out: they fail alone, and the rest is indexed."""
+
+    @staticmethod
+    def failures(client: JobClient) -> dict[str, str]:
+        collection = client.catalog.collections.get("default")
+        return {failure.image_id: failure.reason for failure in client.catalog.failures.list(collection.id)}
+
+    def test_it_fails_alone_until_it_can_be_read(
+        self, client: JobClient, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (photos / "album").symlink_to(tmp_path)
+        (photos / "album-2.jpg").write_bytes(jpeg(8))
+        (photos / "zoo").mkdir()
+        close_folder(monkeypatch, "zoo")
+        progress = client.submit(photos, SourceSelection(id_prefix="p/"))
+        images = len(list(LocalStorage(photos / "even").list())) + len(list(LocalStorage(photos / "odd").list())) + 1
+        assert (progress.listed, progress.failed, progress.pending) == (images + 2, 2, images)
+        assert self.failures(client) == {"p/album/": "left_out", "p/zoo/": "access_denied"}
+        assert list(client.retry_failed()) == []  # their source has to be listed again
+        work_off(client.catalog)
+        assert client.get(progress.job.id).job.state == "finished"
+        monkeypatch.undo()
+        (photos / "album").unlink()
+        assert client.submit(photos, SourceSelection(id_prefix="p/")).unchanged == images
+        assert self.failures(client) == {}
+
+    def test_a_mirror_keeps_what_may_be_in_a_closed_folder(
+        self, client: JobClient, photos: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        client.submit(photos, mirror=True)
+        work_off(client.catalog)
+        (photos / "odd" / "01.jpg").unlink()
+        close_folder(monkeypatch, "even")
+        assert client.submit(photos, mirror=True).removed == 1
+        assert "even/00.jpg" in ids_of(client)
 
 
 class TestMirror:

@@ -66,7 +66,11 @@ def retry(
     else:
         console().print(
             f"{report.retried} tried again: {report.indexed} indexed, {report.failed} failed"
-            + (f"; {report.folders} folders that could not be read: `index` looks again" if report.folders else "")
+            + (
+                f"; {report.folders} folders or links that could not be read: `index` looks again"
+                if report.folders
+                else ""
+            )
         )
         for failure in remaining[:10]:
             console().print(f"  {failure.image_id}: {failure.reason}: {failure.message}", markup=False, soft_wrap=True)
