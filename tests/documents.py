@@ -73,3 +73,15 @@ def console_commands(page: Path, language: str = "") -> list[str]:
             line for line in lines if re.match(r"([A-Z_]+=\S+ )*(visual-search|python|curl|make) ", line)
         ]
     return commands
+
+
+def console_sessions(page: Path) -> list[tuple[str, str]]:
+    """Each command after a `$` in the `console` blocks, its lines joined, and what the page shows of its output."""
+    sessions: list[tuple[str, str]] = []
+    for line in "\n".join(code_blocks(page, "console")).replace("\\\n", "").splitlines():
+        if line.startswith("$ "):
+            sessions.append((line[2:], ""))
+        else:
+            command, output = sessions.pop()
+            sessions.append((command, f"{output}{line}\n"))
+    return sessions
