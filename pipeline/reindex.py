@@ -65,7 +65,7 @@ class ReindexReport(BaseModel):
     switched: bool = False
 
 
-def fill_from_images(context: IndexingContext, max_bytes: int) -> IndexReport:
+def fill_from_images(context: IndexingContext, reader: ImageReader) -> IndexReport:
     """Embed every live image that the context's generation is missing, also those that come meanwhile.
 
     An image that fails is recorded in `failures` and tried once. Returns the sum of all rounds.
@@ -75,7 +75,7 @@ def fill_from_images(context: IndexingContext, max_bytes: int) -> IndexReport:
     context = replace(context, sink=partial(_commit_vectors, context))
     while True:
         before = len(tried)
-        report = index_items(context, ImageReader(max_bytes), _missing_items(context, tried))
+        report = index_items(context, reader, _missing_items(context, tried))
         total.count(
             {name: getattr(report, name) for name in ("listed", "indexed", "reused", "refreshed", "failed")}, []
         )

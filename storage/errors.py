@@ -10,7 +10,8 @@ VisualSearchError
 │   ├── ImageTooLarge
 │   ├── StorageDenied
 │   ├── SourceNotAllowed
-│   └── StorageUnavailable      (a retry can help)
+│   ├── StorageUnavailable      (a retry can help)
+│   └── HostUnavailable         (a retry can help)
 ├── BackupError
 ├── VectorIndexError
 │   ├── InvalidVector
@@ -105,6 +106,13 @@ class StorageUnavailable(StorageError):
     """Raised by image storage: the disk or the S3 endpoint failed or did not answer. A retry can help."""
 
     reason = "storage_unavailable"
+    retryable = True
+
+
+class HostUnavailable(StorageError):
+    """Raised when fetching from an http(s) address: its server failed or did not answer. A retry can help."""
+
+    reason = "host_unavailable"
     retryable = True
 
 

@@ -32,6 +32,7 @@ from pydantic_settings import (
 from storage.cores import usable_cores
 from storage.errors import SettingsError
 from storage.images.backend import DEFAULT_MAX_IMAGE_BYTES
+from storage.images.web_address import host_pattern_problem
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 DEFAULT_MAX_IMAGE_PIXELS = 200_000_000  # medium-format cameras make 150 Mpx; 200 Mpx is 600 MB once decoded
@@ -241,6 +242,16 @@ class Settings(BaseSettings):
         "links followed first; uploads may always be read. Default: anywhere; over HTTP with `api_keys`: "
         "S3 only.",
     )
+    url_hosts: list[str] = Field(
+        default_factory=list,
+        description="Hosts whose pictures lists may name by http(s) address: `images.example.com`, or `*.example.com` "
+        "for all below; `:port` for another port than 80 and 443. Private addresses stay refused. Default: none.",
+    )
+    unsafe_private_url_hosts: list[str] = Field(
+        default_factory=list,
+        description="For tests and development: `host:port` pairs that may be fetched from although their address is "
+        "private or this machine's. Default: none.",
+    )
     requests_per_minute: int = Field(
         default=600, ge=0, description="HTTP requests that each key (or address, without keys) may make; 0: no limit."
     )
@@ -273,6 +284,16 @@ class Settings(BaseSettings):
             if not (one.startswith(("~", "file:///")) or Path(one).is_absolute() or re.match("s3://[^/]", one)):
                 message = f"'{one}' is no full address: give /folder, file:///folder or s3://bucket/prefix"
                 raise ValueError(message)
+        return value
+
+    @field_validator("url_hosts", "unsafe_private_url_hosts")
+    @classmethod
+    def _whole_hosts(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        """A misspelt entry would allow nothing, and `*` or a bare `host` in the wrong list too much."""
+        for one in value:
+            problem = host_pattern_problem(one, private=info.field_name == "unsafe_private_url_hosts")
+            if problem is not None:
+                raise ValueError(problem)
         return value
 
     @field_validator("data_dir")

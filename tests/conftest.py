@@ -15,7 +15,13 @@ from pictures import jpeg
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-pytest_plugins = ["command_tree", "servers", "databases", "user_shell"]  # servers before `databases`, which imports it
+pytest_plugins = [
+    "command_tree",
+    "servers",
+    "databases",
+    "user_shell",
+    "web_server",
+]  # servers before `databases`, which imports it
 
 REGION = "us-east-1"
 

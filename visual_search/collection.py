@@ -41,6 +41,7 @@ from storage.catalog import (
 )
 from storage.errors import ModelMismatch, StorageError, UnknownCollection
 from storage.filters import Filter
+from storage.images.allowed_sources import own_sources
 from storage.images.locate import ImageReader
 from storage.records import ImageMetadata
 from storage.settings import Settings, load_settings
@@ -156,7 +157,7 @@ class ImageCollection:
         """Try again every image that stands in `failures`, with the attributes of a sidecar if one is given."""
         attributes = read_sidecar(Path(attributes_file)) if attributes_file is not None else None
         context = self._context(IndexOptions(), on_progress or (lambda _report: None))
-        return retry_failures(context, self.settings.max_image_bytes, attributes)
+        return retry_failures(context, self.reader(), attributes)
 
     def _context(self, options: IndexOptions, on_progress: Progress) -> IndexingContext:
         generation = self._generation_or_new()
@@ -327,7 +328,7 @@ class ImageCollection:
 
     def reader(self) -> ImageReader:
         """Reads the original files of indexed images by their source URI."""
-        return ImageReader(max_bytes=self.settings.max_image_bytes)
+        return ImageReader(self.settings.max_image_bytes, own_sources(self.settings))
 
     def audit(self, address: str | Path, selection: SourceSelection | None = None) -> AuditReport:
         """Compare a source with catalog, vectors and index: what is missing, and why."""

@@ -96,7 +96,7 @@ def _fill(
     )
     show = on_progress or (lambda _report: None)
     context = IndexingContext(collection.catalog, target, service, options, show)
-    filled = fill_from_images(context, settings.max_image_bytes)
+    filled = fill_from_images(context, collection.reader())
     report.embedded, report.reused, report.failed = filled.indexed, filled.reused, filled.failed
 
 

@@ -21,7 +21,7 @@ from pipeline.indexing.selection import SourceSelection, source_at
 from pipeline.replica import IndexReplica
 from storage.catalog import Catalog, JobState, catalog_of
 from storage.errors import CatalogUnavailable, UnknownCollection
-from storage.images.allowed_sources import AllowedSources
+from storage.images.allowed_sources import job_sources
 from storage.settings import Schedule, Settings
 from storage.snapshots import snapshots_of
 from storage.vector_index import VectorIndex
@@ -85,8 +85,7 @@ def _audit_report(settings: Settings, schedule: Schedule, catalog: Catalog, coll
     generation = catalog.generations.active(collection_id)
     if generation is None:
         raise UnknownCollection(f"nothing is indexed from {schedule.source} yet: there is nothing to audit")
-    allowed = AllowedSources(settings.job_sources)
-    source = source_at(schedule.source, _selection(schedule), settings.max_image_bytes, allowed)
+    source = source_at(schedule.source, _selection(schedule), settings.max_image_bytes, job_sources(settings))
     replica = IndexReplica.boot(catalog, generation, snapshots_of(settings, catalog))
 
     def caught_up() -> VectorIndex:

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
@@ -21,15 +22,17 @@ from pipeline.indexing.file_list import FileList, open_list
 from pipeline.indexing.selection import SourceSelection, source_at
 from pipeline.indexing.source import SourceItem
 from storage.attributes import normal_attributes
-from storage.catalog import FILE_LIST, RETRY, Generation, JobOptions, JobProgress, JobRequest, catalog_of
-from storage.images.allowed_sources import AllowedSources, readable_sources
+from storage.catalog import RETRY, Generation, JobOptions, JobProgress, JobRequest, catalog_of
+from storage.images.allowed_sources import job_sources, readable_sources
 from storage.images.backend import StorageBackend
 from storage.images.keys import key_of
 from storage.images.local import LocalStorage
 from storage.images.locate import ImageReader, open_source
+from storage.images.web_address import is_web_address
 from storage.records import Attributes, failure_id
 from storage.settings import Settings, load_settings
 from workers.batch_sender import BatchSender
+from workers.image_lists import ImageLists
 from workers.submit import Submission, digest_of_attributes, digest_of_items, generation_for
 
 if TYPE_CHECKING:
@@ -53,7 +56,8 @@ class JobClient:
         self.catalog = catalog_of(self.settings, create=create)
         self._sender = BatchSender(self.catalog, self.settings)
         self._submission = Submission(self.catalog, self._sender.send)
-        self._allowed = AllowedSources(self.settings.job_sources)
+        self._allowed = job_sources(self.settings)
+        self._lists = ImageLists(self.settings, self._allowed)
 
     def __enter__(self) -> Self:
         return self
@@ -104,7 +108,7 @@ class JobClient:
     def submit_list(  # noqa: PLR0913 - the keywords of a public call
         self,
         list_file: str | Path | BinaryIO,
-        source: str | Path = ".",
+        source: str | Path | None = None,
         selection: SourceSelection | None = None,
         *,
         collection: str | None = None,
@@ -113,38 +117,44 @@ class JobClient:
     ) -> JobProgress:
         """Queue the images that a text file names, one a line (see `FileList`); `-` reads standard input.
 
-        Relative lines are below `source`. A line that names no image is recorded in the failures with its reason.
-        The same list again goes on with its unfinished job. `include` and `exclude` do not apply. Raises
-        StorageError, SidecarError, ModelMismatch, InvalidQuery, OSError when the list cannot be read.
+        Relative lines are below `source`; without it, below the working folder, unless `job_sources` is set. A line
+        that names no image is recorded in the failures with its reason. The same list again goes on with its
+        unfinished job. `include` and `exclude` do not apply. Raises StorageError, SidecarError, ModelMismatch,
+        InvalidQuery, OSError when the list cannot be read.
         """
-        chosen = selection or SourceSelection()
-        if chosen.include or chosen.exclude:
-            raise InvalidQuery("a list names its images itself: no include and no exclude")
-        opened = source_at(source, chosen, self.settings.max_image_bytes, self._allowed)
-        generation = generation_for(self.catalog, collection or self.settings.collection, self.settings)
+        if source is None and not self._allowed.roots:
+            source = "."
         with open_list(list_file) as lines:
-            named = FileList(
-                lines,
-                str(source),
-                opened.id_prefix,
-                opened.attributes,
-                self.settings.max_image_bytes,
-                self.settings.fetch_threads,
-                self._allowed,
-            )
-            options = JobOptions(
-                id_prefix=opened.id_prefix,
-                attributes_sha256=digest_of_attributes(opened.attributes),
-                items_sha256=named.digest(),
-                batch_images=self.settings.batch_images,
-                restore_deleted=restore_deleted,
-            )
-            address = opened.backend.uri("")
-            request = JobRequest(generation.collection_id, generation.id, FILE_LIST, address, options, priority)
-            begun = self.catalog.jobs.unfinished(request)
-            rows = len(opened.attributes or ())
-            placed = named.named(begun.listed_until if begun else "")
-            return self._submission.placed(request, generation, placed, sidecar_rows=rows)
+            named = self._lists.named(lines, source, selection or SourceSelection())
+            return self._submit_named(named, collection, priority, restore_deleted=restore_deleted)
+
+    def submit_urls(
+        self,
+        urls: Sequence[str],
+        id_prefix: str = "",
+        *,
+        collection: str | None = None,
+        priority: int = 0,
+        restore_deleted: bool = False,
+    ) -> JobProgress:
+        """Queue pictures by http(s) addresses of the hosts in `url_hosts`, and nothing else; see `FileList` for ids.
+
+        An address that cannot be used is recorded in the failures with its reason. Raises ModelMismatch, InvalidQuery.
+        """
+        if wrong := [url for url in urls if not is_web_address(url) or "\n" in url or "\r" in url]:
+            raise InvalidQuery(f"{len(wrong)} of {len(urls)} texts are no http(s) addresses of one line")
+        lines = BytesIO("\n".join(urls).encode("utf-8", "backslashreplace"))
+        named = self._lists.named(lines, None, SourceSelection(id_prefix))
+        return self._submit_named(named, collection, priority, restore_deleted=restore_deleted)
+
+    def _submit_named(
+        self, named: FileList, collection: str | None, priority: int, *, restore_deleted: bool
+    ) -> JobProgress:
+        generation = generation_for(self.catalog, collection or self.settings.collection, self.settings)
+        request = self._lists.request(named, generation, priority, restore_deleted=restore_deleted)
+        begun = self.catalog.jobs.unfinished(request)
+        placed = named.named(begun.listed_until if begun else "")
+        return self._submission.placed(request, generation, placed, sidecar_rows=len(named.attributes or ()))
 
     def submit_uploads(
         self,

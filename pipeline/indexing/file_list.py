@@ -27,6 +27,7 @@ from storage.images.backend import StorageBackend, StoredObject
 from storage.images.file_uri import file_uri, path_of_file_uri
 from storage.images.keys import key_of
 from storage.images.locate import ImageReader, open_source, split_uri
+from storage.images.web_address import is_web_address, web_address, without_user
 from storage.records import Attributes
 
 MAX_LINE_BYTES = 8192  # the longest path of Linux is 4,096, the longest key of S3 1,024 (and percent-encoded, thrice)
@@ -39,11 +40,12 @@ Named = tuple[str, SourceItem | ImageFailure]  # the place of a line in the list
 
 @dataclass(frozen=True)
 class FileList:
-    """Lines are names below `source` (a folder or s3://bucket/prefix), absolute paths, file:// or s3:// addresses.
+    """Lines are names below `source` (a folder or s3://bucket/prefix), absolute paths or whole addresses.
 
     The image id of a file below the source is `id_prefix` + its key there, as if the source were listed; of any
-    other file, `id_prefix` + its path from the root, or its key in its bucket. Endings do not matter: what is named
-    is meant. Empty lines are passed over.
+    other file, `id_prefix` + its path from the root, its key in its bucket, or its address without the scheme.
+    Endings do not matter: what is named is meant. Empty lines are passed over. Without a source ("") there are no
+    names below it.
     """
 
     lines: BinaryIO  # can be read from its beginning more than once
@@ -67,7 +69,7 @@ class FileList:
 
         Raises StorageError when the source is none, StorageUnavailable when a store stops answering.
         """
-        look = _Look(open_source(self.source, max_bytes=self.max_bytes), self)
+        look = _Look(open_source(self.source, max_bytes=self.max_bytes) if self.source else None, self)
         unavailable = 0
         with ThreadPoolExecutor(self.threads, thread_name_prefix="look") as pool:
             waiting = self._numbered(after)
@@ -116,18 +118,19 @@ def open_list(list_file: str | Path | BinaryIO) -> Iterator[BinaryIO]:
 class _Look:
     """Looks at one line; called on several threads."""
 
-    def __init__(self, source: StorageBackend, named: FileList) -> None:
+    def __init__(self, source: StorageBackend | None, named: FileList) -> None:
         self._source = source
         self._named = named
         self._reader = ImageReader(named.max_bytes, named.allowed)
-        self._root = source.uri("")
-        self._prefix = split_uri(self._root + "x")[1][:-1]  # the source's own key in its bucket or file system
-        self._folder = "" if "://" in named.source else str(Path(named.source).expanduser().absolute())
+        self._root = source.uri("") if source else ""
+        self._prefix = split_uri(self._root + "x")[1][:-1] if source else ""  # the source's own key in its store
+        is_folder = source and "://" not in named.source
+        self._folder = str(Path(named.source).expanduser().absolute()) if is_folder else ""
 
     def __call__(self, line: tuple[str, bytes]) -> tuple[str, SourceItem | ImageFailure, StorageError | None]:
         place, raw = line
         text = raw.decode("utf-8", "surrogateescape")
-        image_id = uri = text.encode("utf-8", "backslashreplace").decode()
+        image_id = uri = without_user(text).encode("utf-8", "backslashreplace").decode()
         attributes: Attributes | None = None
         try:
             if len(raw) >= MAX_LINE_BYTES:
@@ -145,20 +148,29 @@ class _Look:
     def _uri(self, text: str) -> str:
         """The address as it is recorded. Raises StorageError for a line that names nothing."""
         scheme, separator, _rest = text.partition("://")
+        if without_user(text) != text:
+            raise InvalidKey(f"{without_user(text)}: an address with a user name or password is not taken")
+        if is_web_address(text):
+            return str(web_address(text))
         if separator:
             store, key = split_uri(text)
             return file_uri(Path(path_of_file_uri(text))) if scheme.lower() == "file" else f"{store}/{key}"
         if not Path(text).is_absolute():
+            if self._source is None:
+                raise InvalidKey(f"{text!r} is no whole address, and there is no source that it could be below")
             return self._source.uri(key_of(text.removeprefix("./")))
         path = os.path.normpath(text)
-        if self._folder and path.startswith(self._folder + os.sep):  # the folder itself may stand behind a link
-            return self._source.uri(key_of(path[len(self._folder) + 1 :].replace(os.sep, "/")))
+        below = self._folder + os.sep  # the folder itself may stand behind a link
+        if self._source and self._folder and path.startswith(below):
+            return self._source.uri(key_of(path[len(below) :].replace(os.sep, "/")))
         return file_uri(Path(path))
 
     def _key(self, uri: str) -> str:
-        """The key below the source, else in its own store."""
+        """The key below the source, else in its own store; of a picture on the web, site and path."""
+        if is_web_address(uri):
+            return web_address(uri).name
         key = split_uri(uri)[1]
-        return key[len(self._prefix) :] if uri.startswith(self._root) else key
+        return key[len(self._prefix) :] if self._root and uri.startswith(self._root) else key
 
     def _attributes_of(self, image_id: str, key: str) -> Attributes | None:
         rows = self._named.attributes

@@ -23,7 +23,7 @@ class RetryReport(BaseModel):
 
 
 def retry_failures(
-    context: IndexingContext, max_bytes: int, attributes: Mapping[str, Attributes] | None = None
+    context: IndexingContext, reader: ImageReader, attributes: Mapping[str, Attributes] | None = None
 ) -> RetryReport:
     """Index again every recorded failure. One whose file is gone keeps its place, with the reason `not_found`.
 
@@ -32,7 +32,6 @@ def retry_failures(
     """
     failures = context.catalog.failures.list(context.generation.collection_id)
     images = [failure for failure in failures if not is_of_listing(failure)]
-    reader = ImageReader(max_bytes)
     run = index_items(context, reader, items_of(reader, images, attributes or {}))
     return RetryReport(
         retried=run.listed,

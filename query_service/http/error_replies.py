@@ -68,6 +68,7 @@ _STATUS: Mapping[type[VisualSearchError], int] = {
     computing.SidecarError: 400,
     keeping.StorageError: 400,  # an address that is no folder or bucket; what it names besides has classes of its own
     keeping.StorageUnavailable: 503,
+    keeping.HostUnavailable: 503,
     keeping.InvalidFilter: 400,
     keeping.InvalidImageId: 400,
     keeping.InvalidKey: 400,

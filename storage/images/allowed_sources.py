@@ -1,35 +1,43 @@
-"""Says from which folders and buckets pictures may be read: the setting `job_sources`. Reads no picture.
+"""Says from which folders, buckets and hosts pictures may be read: the settings `job_sources` and `url_hosts`.
 
-Without such a list a job may name every folder that the processes can read. Compared is where an address really
-leads: links, `..`, `~` and percent-encoding are followed first.
+Without `job_sources` a job may name every folder that the processes can read; without `url_hosts` no http(s) address.
+Compared is where an address really leads: links, `..`, `~` and percent-encoding are followed first. Reads no picture.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from storage.errors import SourceNotAllowed, StorageError
 from storage.images.backend import StorageBackend
 from storage.images.file_uri import path_of_file_uri
 from storage.images.local_listing import without_links
+from storage.images.web_address import NO_HOSTS, WebHosts, is_web_address, web_address
 from storage.settings import Settings
 
 
 @dataclass(frozen=True)
 class AllowedSources:
-    """Folders, file:// and s3:// addresses below which pictures may be read; none of them means anywhere."""
+    """Folders, file:// and s3:// addresses below which pictures may be read (none means anywhere), and web hosts."""
 
     roots: Sequence[str] = ()
+    web: WebHosts = NO_HOSTS
 
     def and_below(self, folder: Path) -> AllowedSources:
         """The same and a folder of our own; where everything is allowed that stays so."""
-        return AllowedSources((*self.roots, str(folder))) if self.roots else self
+        return replace(self, roots=(*self.roots, str(folder))) if self.roots else self
 
     def check(self, address: str | Path) -> None:
-        """Raise SourceNotAllowed unless the address of a source or of a picture is one of the roots or below."""
-        if self.roots and not any(_is_within(address, root) for root in self.roots):
+        """Raise SourceNotAllowed unless the address of a source or of a picture is one of the roots or below.
+
+        Of an http(s) address the host is compared; InvalidKey when it is none. Where its name and its redirects lead
+        is checked when it is fetched.
+        """
+        if isinstance(address, str) and is_web_address(address):
+            self.web.check(web_address(address))
+        elif self.roots and not any(_is_within(address, root) for root in self.roots):
             raise SourceNotAllowed(
                 f"{address} is none of the places that pictures may be read from (setting `job_sources`)"
             )
@@ -51,9 +59,23 @@ class AllowedReader:
         return self._store.get(key)
 
 
+def job_sources(settings: Settings) -> AllowedSources:
+    """What jobs may be given."""
+    return AllowedSources(tuple(settings.job_sources), _web_hosts(settings))
+
+
 def readable_sources(settings: Settings) -> AllowedSources:
-    """Where pictures may be read from: what jobs may be given, and what was uploaded."""
-    return AllowedSources(settings.job_sources).and_below(settings.uploads_path)
+    """Where workers and the HTTP API may read pictures: what jobs may be given, and what was uploaded."""
+    return job_sources(settings).and_below(settings.uploads_path)
+
+
+def own_sources(settings: Settings) -> AllowedSources:
+    """Where a command of the user's own may read pictures: wherever the user may, and from the listed hosts."""
+    return AllowedSources(web=_web_hosts(settings))
+
+
+def _web_hosts(settings: Settings) -> WebHosts:
+    return WebHosts(tuple(settings.url_hosts), tuple(settings.unsafe_private_url_hosts))
 
 
 def _is_within(address: str | Path, root: str) -> bool:

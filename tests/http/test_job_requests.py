@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from http_api import SUBMIT_KEY, api_keys, bearer, in_process
+from http_api import SEARCH_KEY, SUBMIT_KEY, api_keys, bearer, in_process
 from pictures import jpeg
 
 
@@ -48,6 +48,13 @@ def test_the_same_request_again_makes_no_second_job(http_app, photos):
         ({"source": "/x", "id_prefix": "\ud800"}, 422, "invalid_request"),
         ({"source": "ftp://host/x"}, 400, "storage_error"),
         ({"source": "/no/such/folder"}, 400, "storage_error"),
+        ({"source": "/x", "urls": ["http://x/a"]}, 422, "invalid_request"),
+        ({"urls": []}, 422, "invalid_request"),
+        ({"urls": ["/etc/passwd"]}, 422, "invalid_request"),
+        ({"urls": ["file:///etc/passwd"]}, 422, "invalid_request"),
+        ({"urls": ["http://x/a\nfile:///etc/passwd"]}, 422, "invalid_request"),
+        ({"urls": ["http://x/a"], "mirror": True}, 422, "invalid_request"),
+        ({"urls": ["http://x/a"], "include": ["*"]}, 422, "invalid_request"),
         ({"source": ".", "collection": "../x"}, 400, "invalid_collection_name"),
     ],
     ids=str,
@@ -82,3 +89,18 @@ def test_with_keys_folders_are_taken_only_where_the_settings_name_them(keyed_app
     named = http_settings.model_copy(update={"api_keys": api_keys(), "job_sources": [str(photos.parent)]})
     with in_process(named) as app:
         assert app.client.post("/v1/jobs", json={"source": str(photos)}, headers=bearer(SUBMIT_KEY)).status_code == 202
+
+
+def test_addresses_become_a_job_where_their_host_is_listed(http_settings, web_server):
+    web_server.serve("/a.jpg", jpeg(1))
+    listed = http_settings.model_copy(
+        update={"unsafe_private_url_hosts": [web_server.host_and_port], "api_keys": api_keys()}
+    )
+    body = {"urls": [web_server.url("/a.jpg"), "http://169.254.169.254/latest"], "id_prefix": "web/"}
+    with in_process(listed) as app:
+        reply = app.client.post("/v1/jobs", json=body, headers=bearer(SUBMIT_KEY))
+        assert reply.status_code == 202
+        counts = reply.json()["counts"]
+        assert (counts["listed"], counts["failed"], reply.json()["batches_left"]) == (2, 1, 1)
+        failures = app.client.get("/v1/failures", headers=bearer(SEARCH_KEY)).json()
+        assert [one["reason"] for one in failures] == ["source_not_allowed"]

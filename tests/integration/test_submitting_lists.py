@@ -113,7 +113,7 @@ def test_a_bad_line_is_a_failure_with_its_reason_and_the_others_go_on(
     assert reasons["no/such.jpg"] == "not_found"
     assert reasons["../../etc/passwd"] == "invalid_key"
     assert reasons["even"] == "not_found"  # a folder is no image
-    assert reasons["http://example.org/cat.jpg"] == "storage_error"
+    assert reasons["example.org/cat.jpg"] == "source_not_allowed"
     assert len(reasons) == 8
     assert failures(client)["no/such.jpg"].source_uri == (photos / "no/such.jpg").as_uri()
 

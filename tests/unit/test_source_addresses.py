@@ -96,9 +96,14 @@ def test_an_address_that_names_no_image_is_an_invalid_key(uri: str) -> None:
         split_uri(uri)
 
 
-@pytest.mark.parametrize("uri", ["", "tom.jpg", "/photos/tom.jpg", "https://example.org/tom.jpg"])
+def test_the_store_of_a_picture_on_the_web_is_its_site() -> None:
+    """Its query belongs to the key."""
+    assert split_uri("HTTPS://Example.org:443/a/tom.jpg?size=1") == ("https://example.org", "a/tom.jpg?size=1")
+
+
+@pytest.mark.parametrize("uri", ["", "tom.jpg", "/photos/tom.jpg", "ftp://example.org/tom.jpg"])
 def test_other_text_is_no_recorded_address(uri: str) -> None:
-    with pytest.raises(StorageError, match="begin with file:// or s3://"):
+    with pytest.raises(StorageError, match="begin with file://, s3:// or https://"):
         split_uri(uri)
 
 

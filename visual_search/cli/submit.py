@@ -45,8 +45,8 @@ def command(  # noqa: PLR0913 - one parameter per command-line option
         typer.Option(
             "--list",
             metavar="FILE",
-            help="Only the images that this file names, one a line: names below SOURCE, absolute paths, file:// or "
-            "s3:// addresses; `-` is standard input.",
+            help="Only the images that this file names, one a line: names below SOURCE, absolute paths, file://, "
+            "s3:// or (of hosts in `url_hosts`) http(s) addresses; `-` is standard input.",
         ),
     ] = None,
     model: Annotated[
@@ -92,7 +92,7 @@ def command(  # noqa: PLR0913 - one parameter per command-line option
         if list_file is not None:
             progress = jobs.submit_list(
                 list_file,
-                source or ".",
+                source,
                 selection,
                 collection=collection,
                 priority=priority,
