@@ -1,4 +1,4 @@
-"""Images per second through the queue, apart from the model: aggregator alone, and all of it against the embedded mode.
+"""Images and commits per second through the queue, apart from the model, and all of it against the embedded mode.
 
 Usage: python benchmarks/queue_throughput.py [--images N] [--vectors N] [--repeats N]
 """
@@ -35,6 +35,7 @@ from storage.catalog import (
 from storage.records import ImageMetadata
 from storage.settings import Settings
 from visual_search.collection import ImageCollection
+from workers.aggregator import GROUP_MESSAGES
 from workers.job_client import JobClient
 from workers.result_stream import ResultStream
 
@@ -108,6 +109,21 @@ def _result(generation: Generation, batch_id: int, ids: list[str]) -> BatchResul
     return BatchResult(batch_id, generation.id, IndexBatch(upserts=upserts), {"indexed": len(ids)})
 
 
+def commit_rate(database: str, images: int, group: int) -> float:
+    """Transactions per second of what the aggregator commits, so many batches in each, called one after the other."""
+    with running(database) as system:
+        generation, batches = _job_of(system, images)
+        results = [_result(generation, batch_id, ids) for batch_id, ids in batches]
+        groups = [results[start : start + group] for start in range(0, len(results), group)]
+        with catalog_of(system.settings) as catalog:
+            lease = catalog.leases.acquire("aggregator", "benchmark", 600)
+            started = perf_counter()
+            for one in groups:
+                if not all(catalog.commit_results(lease, one)):
+                    sys.exit("a batch was not committed: the figure would be wrong")
+            return len(groups) / (perf_counter() - started)
+
+
 def embedded_rate(photos: Path, count: int) -> float:
     """Images per second of `visual-search index`, model loaded before."""
     with tempfile.TemporaryDirectory() as folder:
@@ -148,6 +164,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     rates: dict[str, list[float]] = {}
+    commits: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         photos = Path(scratch) / "photos"
         write_photos(photos, arguments.images)
@@ -162,13 +179,17 @@ def main() -> None:
             }
             for name, measure in cases.items():
                 rates.setdefault(name, []).append(measure())
+            for name, database in (("SQLite", "sqlite"), ("PostgreSQL", "postgresql")):
+                for group in (1, GROUP_MESSAGES):
+                    case = f"{name}, {group * _BATCH:,} images a commit"
+                    commits.setdefault(case, []).append(commit_rate(database, arguments.vectors, group))
     embedded = statistics.median(next(iter(rates.values())))
     rows = [
         (
             name,
             spread(values),
             f"{1000 / statistics.median(values):.3f}",
-            _overhead(statistics.median(values), embedded),
+            "-" if name.startswith("aggregator") else _overhead(statistics.median(values), embedded),
         )
         for name, values in rates.items()
     ]
@@ -177,7 +198,13 @@ def main() -> None:
         ["way", "images/s", "ms/image", "more than embedded, ms/image"],
         rows,
     )
-    keep("queue_throughput", {"seed": _SEED, **vars(arguments), "images_per_second": rates})
+    show(
+        "what the aggregator commits, in this process",
+        ["database", "commits/s"],
+        [(name, spread(values, 1)) for name, values in commits.items()],
+    )
+    figures = {"images_per_second": rates, "commits_per_second": commits}
+    keep("queue_throughput", {"seed": _SEED, **vars(arguments), **figures})
 
 
 def _overhead(rate: float, embedded: float) -> str:

@@ -70,6 +70,12 @@ class Submission:
         job, created = self.catalog.jobs.open(request)
         if not created:
             log.info("job %d does this already (%s): no second one is made", job.id, job.state)
+        if not created and job.kind == "index" and job.state == "running":
+            log.warning(
+                "job %d does this already. It was listed before: what came to the source since then is not in it, "
+                "submit again when it is over",
+                job.id,
+            )
         return job
 
     def _list(self, job: JobRecord, generation: Generation, placed: Iterable[Placed], ending: _Ending) -> None:

@@ -60,13 +60,14 @@ class Jobs:
     def open(self, request: JobRequest) -> tuple[JobRecord, bool]:
         """Return the job that does what is asked, and whether it was made now.
 
-        An unfinished job with the same request is taken instead of a second one, also by two processes at once.
-        Raises UnknownCollection.
+        An unfinished job with the same request is taken instead of a second one, also by two processes at once; it
+        takes over a larger priority, and its waiting batches are sent again with that. Raises UnknownCollection.
         """
         with self._database.write() as connection:
             _lock_collection(connection, request.collection_id)
             job_id = connection.scalar(_unfinished(request))
             if job_id is not None:
+                _hasten(connection, lock_job(connection, job_id), request.priority)
                 return find_job(connection, job_id), False
             return find_job(connection, insert_new(connection, tables.jobs, _job_row(request))), True
 
@@ -137,6 +138,14 @@ class Jobs:
 def _unfinished(request: JobRequest) -> Select[int]:
     unfinished = (_JOBS.request_key == request.key, _JOBS.state.in_(UNFINISHED_JOB))
     return select(_JOBS.id).where(*unfinished).limit(1)
+
+
+def _hasten(connection: Connection, job: JobRecord, priority: int) -> None:
+    if priority <= job.priority:
+        return
+    connection.execute(update(tables.jobs).where(_JOBS.id == job.id).values(priority=priority))
+    waiting = (_BATCHES.job_id == job.id, _BATCHES.state == "pending")
+    connection.execute(update(tables.job_batches).where(*waiting).values(sent_at=None))  # the sweeper sends them
 
 
 def _lock_collection(connection: Connection, collection_id: int) -> None:

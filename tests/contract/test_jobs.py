@@ -22,6 +22,21 @@ class TestOpen:
         catalog.jobs.listing_done(first.id)
         assert catalog.jobs.open(request(generation))[1]  # the first one is finished: this is new work
 
+    def test_a_larger_priority_is_taken_over_and_what_waits_is_sent_again(
+        self, catalog: Catalog, generation: Generation
+    ) -> None:
+        job_id, batch_ids = make_job(catalog, generation, ["a"], ["b"], ["c"])
+        catalog.batches.mark_sent(batch_ids)
+        lease(catalog, batch_ids[0])
+        assert catalog.jobs.open(replace(request(generation), priority=0))[0].id == job_id
+        assert catalog.batches.sweep().to_send == []
+        assert catalog.jobs.open(replace(request(generation), priority=7)) == (catalog.jobs.get(job_id).job, False)
+        assert [(one.batch_id, one.priority) for one in catalog.batches.sweep().to_send] == [
+            (batch_id, 7) for batch_id in batch_ids[1:]
+        ]
+        catalog.jobs.open(replace(request(generation), priority=3))
+        assert catalog.jobs.get(job_id).job.priority == 7
+
     def test_the_batch_size_makes_no_other_request(self, catalog: Catalog, generation: Generation) -> None:
         first, _ = catalog.jobs.open(request(generation, batch_images=64))
         second, created = catalog.jobs.open(request(generation, batch_images=65))

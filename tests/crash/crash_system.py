@@ -8,13 +8,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from databases import PostgresServer
 from servers import ROOT, ValkeyServer, environment_of, free_port
 
-from storage.settings import Settings
+from storage.settings import Schedule, Settings
 
 ROLES = ("worker-1", "worker-2", "aggregator", "beat")
 MODULES = {"worker": "workers.embed_worker", "aggregator": "workers.aggregator", "beat": "workers.beat"}
@@ -102,6 +104,11 @@ class CrashSystem:
         logs = sorted(self.folder.glob("*.log"))
         return "\n".join(f"--- {log.name}\n" + "\n".join(log.read_text().splitlines()[-lines:]) for log in logs)
 
+    def seen(self, words: Mapping[str, str]) -> Counter[str]:
+        """How many lines of the logs hold these words, by what they mean."""
+        text = "".join(log.read_text() for log in self.folder.glob("*.log"))
+        return Counter({meaning: count for word, meaning in words.items() if (count := text.count(word))})
+
     def _watch(self) -> None:
         while not self._stopping.wait(_RESTART_SECONDS):
             with self._lock:
@@ -117,7 +124,7 @@ def wait_a_moment(seconds: float) -> None:
 
 
 def crash_settings(folder: Path, valkey: ValkeyServer, database_url: str | None, *, max_attempts: int) -> Settings:
-    """Short times, so that minutes show what days would."""
+    """Short times, so that minutes show what days would; the beat syncs the very photos that are submitted."""
     return Settings(
         data_dir=folder / "data",
         redis_url=valkey.url,
@@ -130,6 +137,7 @@ def crash_settings(folder: Path, valkey: ValkeyServer, database_url: str | None,
         snapshot_changes=40,
         snapshot_seconds=1,
         snapshot_address=str(folder / "disk" / "snapshots"),
+        schedules=[Schedule(cron="* * * * *", action="sync", source=str(folder / "photos"))],
         **({"database_url": database_url} if database_url else {}),
     )
 

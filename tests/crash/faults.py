@@ -7,13 +7,16 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from crash.crash_system import CrashSystem, wait_a_moment
+from sqlalchemy import select
 
 from storage.catalog import tables
 from storage.catalog.catalog import Catalog
+from storage.errors import CatalogUnavailable
+from workers.aggregator import LEASE_NAME, LEASE_SECONDS
 from workers.celery_app import make_app, send_batch
 from workers.result_stream import STREAM
 
@@ -51,6 +54,7 @@ class Scene:
     catalog: Catalog
     random: random.Random
     full_disk: Path | None  # the small file system of the snapshots, None where none can be mounted
+    deleted: set[str] = field(default_factory=set)  # ids that a user took out while the job ran
 
     @property
     def snapshots(self) -> Path:
@@ -78,6 +82,32 @@ def freeze_aggregator(scene: Scene) -> None:
     scene.system.freeze("aggregator", 2.0)
 
 
+def replace_frozen_writer(scene: Scene) -> None:
+    """The aggregator that writes sleeps until a second one has its lease, then wakes and goes on as if it had not."""
+    if "aggregator-2" not in scene.system.running:
+        scene.system.start("aggregator-2")
+    with scene.catalog._database.read() as connection:
+        leases = tables.leases.c
+        holder = connection.scalar(select(leases.holder).where(leases.name == LEASE_NAME)) or ""
+    pids = {str(process.pid): name for name, process in scene.system.running.items()}
+    scene.system.freeze(pids.get(holder.split(":")[1] if holder else "", "aggregator"), LEASE_SECONDS + 2)
+
+
+def delete_images(scene: Scene) -> None:
+    """A user deletes some of what is indexed by now: it must not come back with a batch that is done again."""
+    collection_id = scene.catalog.collections.get(scene.system.settings.collection).id
+    while True:
+        try:
+            live = [image.image_id for image in scene.catalog.images.list(collection_id)]
+            chosen = scene.random.sample(live, k=min(3, len(live)))
+            scene.catalog.images.delete(collection_id, chosen)
+        except CatalogUnavailable:  # PostgreSQL was restarted a moment ago
+            wait_a_moment(0.2)
+        else:
+            scene.deleted.update(chosen)
+            return
+
+
 def restart_valkey(scene: Scene) -> None:
     scene.system.valkey.kill()
     wait_a_moment(scene.random.uniform(0.1, 1.0))
@@ -97,11 +127,10 @@ def flush_valkey(scene: Scene) -> None:
 
 
 def restart_database(scene: Scene) -> None:
-    """PostgreSQL as after a power cut; on SQLite there is no server to restart: its writer is killed instead."""
-    if scene.system.postgres is None:
-        return kill_aggregator(scene)
-    scene.system.postgres.stop(signal.SIGQUIT)
-    return scene.system.postgres.start()
+    """PostgreSQL as after a power cut; SQLite has no server."""
+    if scene.system.postgres is not None:
+        scene.system.postgres.stop(signal.SIGQUIT)
+        scene.system.postgres.start()
 
 
 def deliver_twice(scene: Scene) -> None:
@@ -160,8 +189,9 @@ class NotPossible(Exception):
 
 
 FAULTS: list[Callable[[Scene], None]] = [
-    kill_worker, kill_aggregator, kill_beat, freeze_worker, freeze_aggregator, restart_valkey, lose_valkey,
-    flush_valkey, restart_database, deliver_twice, second_aggregator, second_beat, corrupt_snapshot, fill_disk,
+    kill_worker, kill_aggregator, kill_beat, freeze_worker, freeze_aggregator, replace_frozen_writer, restart_valkey,
+    lose_valkey, flush_valkey, restart_database, deliver_twice, second_aggregator, second_beat, corrupt_snapshot,
+    fill_disk, delete_images,
 ]  # fmt: skip
 COSTS_ATTEMPTS = {kill_worker, freeze_worker}  # not beside a poison picture, whose attempts are to be counted
 

@@ -11,10 +11,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 from crash.crash_system import POISON, CrashSystem, crash_settings, new_valkey, seeded, wait_a_moment
@@ -27,8 +26,10 @@ from crash.faults import (
     NotPossible,
     Scene,
     give_back_disk,
+    restart_database,
     small_disk,
 )
+from crash.totals import SEEN, Totals
 from crash.verify import Expected, Verdict, gather, judge
 from databases import PostgresServer, _binaries, running_server
 from pictures import jpeg
@@ -48,22 +49,6 @@ _FINISH_SECONDS = 240
 _START_SECONDS = 20
 _WHILE_WORKING = 0.75  # of the runs
 _RUNNER = Path(__file__).with_name("role_with_failpoint.py")
-
-
-@dataclass
-class Totals:
-    """What all runs together did and came to."""
-
-    faults: Counter[str] = field(default_factory=Counter)
-    skipped: Counter[str] = field(default_factory=Counter)
-    hit_a_running_job: int = 0
-    deaths: int = 0
-    submitted: int = 0
-    indexed: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-    lost: int = 0
-    doubled: int = 0
-    problems: int = 0
 
 
 def make_photos(folder: Path, chance: random.Random, *, poison: bool) -> Expected:
@@ -108,6 +93,7 @@ def run_once(seed: int, number: int, folder: Path, postgres: PostgresServer | No
             job_id = submit(settings, folder / "photos", chance, totals)
             disturb(scene, job_id, totals, poison=poison)
             wait_until_over(scene, job_id)
+            expected = replace(expected, deleted=frozenset(scene.deleted))
             verdict = judge_run(scene, expected, job_id, folder / "photos", totals)
         except Exception as error:
             print(system.tails())
@@ -115,6 +101,8 @@ def run_once(seed: int, number: int, folder: Path, postgres: PostgresServer | No
         if not verdict.clean:
             print(system.tails())
         totals.deaths += system.deaths
+        totals.deleted += len(scene.deleted)
+        totals.seen.update(system.seen(SEEN))
         if system.fired.exists():
             totals.faults.update(system.fired.read_text().splitlines())
     return verdict
@@ -139,8 +127,9 @@ def submit(settings: Settings, photos: Path, chance: random.Random, totals: Tota
         command += [str(chance.randint(1, 4)), "submit", str(photos)]
         environment = {**environment_of(settings), "PYTHONPATH": str(ROOT)}
         ended = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=120)
-        totals.faults[f"failpoint: {when} {place.split(':')[1]}"] += ended.returncode == -9
-        totals.deaths += ended.returncode == -9
+        if ended.returncode == -9:
+            totals.faults[f"failpoint: {when} {place.split(':')[1]}"] += 1
+            totals.deaths += 1
     with JobClient(settings) as client:
         return client.submit(photos).job.id
 
@@ -152,7 +141,10 @@ def disturb(scene: Scene, job_id: int, totals: Totals, *, poison: bool) -> None:
     """
     if scene.random.random() < _WHILE_WORKING:
         _wait_until_working(scene, job_id)
-    possible = [fault for fault in FAULTS if not (poison and fault in COSTS_ATTEMPTS)]
+    without = COSTS_ATTEMPTS if poison else set()
+    if scene.system.postgres is None:
+        without = without | {restart_database}
+    possible = [fault for fault in FAULTS if fault not in without]
     for fault in scene.random.sample(possible, k=scene.random.randint(4, 7)):
         try:
             fault(scene)
@@ -250,20 +242,8 @@ def main() -> int:
         runs += 1
         database = "PostgreSQL" if number % 2 else "SQLite"
         print(f"run {number} ({database}): clean after {time.monotonic() - began:.0f} s", flush=True)
-    _tell(totals, runs, time.monotonic() - started)
+    print(totals.told(runs, time.monotonic() - started))
     return 0
-
-
-def _tell(totals: Totals, runs: int, seconds: float) -> None:
-    print(f"\n{runs} runs in {seconds:.0f} s, {totals.deaths} processes died and were started again")
-    print(f"the last fault came before the job was over in {totals.hit_a_running_job} of {runs} runs")
-    for name, count in sorted(totals.faults.items()):
-        print(f"  {count:4} {name}")
-    for name, count in totals.skipped.items():
-        print(f"  {count:4} {name}: SKIPPED, not possible on this machine")
-    failed = ", ".join(f"{count} {reason}" for reason, count in sorted(totals.failed.items()))
-    print(f"{totals.submitted} images submitted, {totals.indexed} indexed, failed with a reason: {failed or 'none'}")
-    print(f"lost {totals.lost}, doubled {totals.doubled}, other problems {totals.problems}")
 
 
 if __name__ == "__main__":

@@ -128,6 +128,19 @@ def test_submitting_the_same_twice_makes_no_second_work(client: JobClient, photo
     assert queued(redis_url) == 3
 
 
+def test_a_submit_beside_its_running_job_says_that_later_files_wait(
+    client: JobClient, photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = client.submit(photos).job.id
+    (photos / "late.jpg").write_bytes(jpeg(77))
+    with caplog.at_level(logging.WARNING):
+        assert client.submit(photos).job.id == job
+    assert f"job {job} does this already" in caplog.text
+    assert "submit again when it is over" in caplog.text
+    work_off(client.catalog)
+    assert client.submit(photos).pending == 1
+
+
 def test_without_redis_the_job_is_complete_and_the_sweeper_sends_it(
     settings: Settings, photos: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
