@@ -10,14 +10,17 @@ import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+from databases import PostgresServer
 from servers import ROOT, RoleProcess, ValkeyServer, free_port, wait_for
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -63,8 +66,8 @@ class Deployment:
         for name in ("data", "models", "home", "tmp"):
             (folder / name).mkdir()
 
-    def start(self, name: str, *arguments: str, instance: str = "") -> RoleProcess:
-        """Start a service; its log is a file of its own."""
+    def start(self, name: str, *arguments: str, instance: str = "", **more: str) -> RoleProcess:
+        """Start a service; its log is a file of its own. `more` is set besides what the file sets."""
         service = SERVICES[name]
         command = [*service.get("entrypoint", []), *(arguments or service["command"])]
         log = self.folder / f"{name}{instance}.log"
@@ -72,7 +75,7 @@ class Deployment:
             process = subprocess.Popen(
                 [self.placed(interpolated(part, self.given)) for part in command],
                 cwd=self.folder / "data",
-                env=self.environment(service, f"{name}{instance}"),
+                env={**self.environment(service, f"{name}{instance}"), **more},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -144,3 +147,51 @@ class ComposedValkey(ValkeyServer):
                 [str(get_binary_path()), str(config), *places], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         wait_for(self._answers, seconds=10, what="Valkey to answer")
+
+
+@pytest.fixture
+def compose_database(postgres_server: PostgresServer) -> Iterator[str]:
+    """The user and the database that the image of PostgreSQL makes from its environment; its host and port."""
+    environment = {name: interpolated(value) for name, value in SERVICES["postgres"]["environment"].items()}
+    user, name = environment["POSTGRES_USER"], environment["POSTGRES_DB"]
+    postgres_server.execute(f"CREATE ROLE {user} LOGIN PASSWORD '{environment['POSTGRES_PASSWORD']}'")
+    postgres_server.execute(f"CREATE DATABASE {name} OWNER {user}")
+    yield f"127.0.0.1:{postgres_server.port}"
+    postgres_server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    postgres_server.execute(f"DROP ROLE {user}")
+
+
+@pytest.fixture
+def compose_valkey(tmp_path: Path, _valkey_program: None) -> Iterator[ComposedValkey]:
+    """The service `valkey`, started."""
+    (tmp_path / "valkey").mkdir()
+    server = ComposedValkey(tmp_path / "valkey", free_port(), password=GIVEN["VALKEY_PASSWORD"])
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def deploy(
+    request: pytest.FixtureRequest, tmp_path: Path, compose_database: str, compose_valkey: ComposedValkey
+) -> Iterator[Callable[..., Deployment]]:
+    """`deploy(given)`: the deployment of somebody who put these lines into .env."""
+    made: list[Deployment] = []
+
+    def deploy(**given: str) -> Deployment:
+        places = {
+            "@postgres:5432": f"@{compose_database}",
+            "@valkey:6379": f"@127.0.0.1:{compose_valkey.port}",
+            "8600": str(free_port()),
+            "s3:5000": f"127.0.0.1:{(s3 := free_port())}",
+            "5000": str(s3),
+        }
+        made.append(Deployment(tmp_path, places, {**GIVEN, **given}))
+        return made[-1]
+
+    yield deploy
+    for deployment in made:
+        for role in deployment.started.values():
+            if role.process.poll() is None:
+                role.stop(signal.SIGKILL)
+        deployment.write_log(request.node.name)

@@ -15,13 +15,8 @@ from pictures import jpeg
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-pytest_plugins = [
-    "command_tree",
-    "servers",
-    "databases",
-    "user_shell",
-    "web_server",
-]  # servers before `databases`, which imports it
+# Each before those that import it
+pytest_plugins = ["command_tree", "servers", "databases", "composed", "user_shell"]
 
 REGION = "us-east-1"
 

@@ -67,9 +67,11 @@ NEXT_SLOT = Gauge(
 )
 
 
-for _outcome in OUTCOMES:  # a counter that only begins to be with its first failure shows no increase by it
+for _outcome in OUTCOMES:  # a counter that begins to be with its first event shows no increase by that one
     IMAGES.labels(_outcome)
     COMMITTED.labels(_outcome)
+for _stage in ("fetch", "decode", "embed", "hand_over", "commit", "snapshot"):
+    STAGE_SECONDS.labels(_stage)
 
 
 @contextmanager

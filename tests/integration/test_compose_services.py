@@ -9,58 +9,13 @@ import signal
 import boto3.session
 import httpx
 import pytest
-from composed import COMPOSE, GIVEN, KEY, OURS, SERVICES, ComposedValkey, Deployment, interpolated
+from composed import COMPOSE, GIVEN, KEY, OURS, SERVICES, Deployment, interpolated
 from pictures import jpeg, write_photos
 from servers import free_port, wait_for
 
 pytestmark = pytest.mark.slow  # real processes that wait for each other: `make test-slow`
 
 STOP_SECONDS = 15
-
-
-@pytest.fixture
-def database(postgres_server):
-    """The user and the database that the image of PostgreSQL makes from its environment; its host and port."""
-    environment = {name: interpolated(value) for name, value in SERVICES["postgres"]["environment"].items()}
-    user, name = environment["POSTGRES_USER"], environment["POSTGRES_DB"]
-    postgres_server.execute(f"CREATE ROLE {user} LOGIN PASSWORD '{environment['POSTGRES_PASSWORD']}'")
-    postgres_server.execute(f"CREATE DATABASE {name} OWNER {user}")
-    yield f"127.0.0.1:{postgres_server.port}"
-    postgres_server.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    postgres_server.execute(f"DROP ROLE {user}")
-
-
-@pytest.fixture
-def valkey(tmp_path, _valkey_program):
-    (tmp_path / "valkey").mkdir()
-    server = ComposedValkey(tmp_path / "valkey", free_port(), password=GIVEN["VALKEY_PASSWORD"])
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-def deploy(request, tmp_path, database, valkey):
-    """`deploy(given)`: the deployment of somebody who put these lines into .env."""
-    made = []
-
-    def deploy(**given):
-        places = {
-            "@postgres:5432": f"@{database}",
-            "@valkey:6379": f"@127.0.0.1:{valkey.port}",
-            "8600": str(free_port()),
-            "s3:5000": f"127.0.0.1:{(s3 := free_port())}",
-            "5000": str(s3),
-        }
-        made.append(Deployment(tmp_path, places, {**GIVEN, **given}))
-        return made[-1]
-
-    yield deploy
-    for deployment in made:
-        for role in deployment.started.values():
-            if role.process.poll() is None:
-                role.stop(signal.SIGKILL)
-        deployment.write_log(request.node.name)
 
 
 def _search_over_http(address, key, image_id):
@@ -141,12 +96,12 @@ def test_pictures_in_s3_are_indexed_by_the_services(deploy):
     assert _stopped(roles[2:]) == {"s3": 0}
 
 
-def test_valkey_has_what_the_file_says_and_shows_its_password_to_nobody(valkey):
-    with valkey.client() as client:
+def test_valkey_has_what_the_file_says_and_shows_its_password_to_nobody(compose_valkey):
+    with compose_valkey.client() as client:
         wanted = {"appendonly": "yes", "appendfsync": "everysec", "save": "", "maxmemory-policy": "noeviction"}
         found = client.config_get(*wanted, "maxmemory")
     assert found == {**wanted, "maxmemory": str(512 * 1024 * 1024)}
-    assert GIVEN["VALKEY_PASSWORD"] not in " ".join(map(str, valkey.process.args))
+    assert GIVEN["VALKEY_PASSWORD"] not in " ".join(map(str, compose_valkey.process.args))
 
 
 def test_a_database_that_is_away_stops_the_deployment_at_its_first_step(tmp_path):
