@@ -180,19 +180,26 @@ def test_postgresql_by_its_own_tools_as_the_guide_says(tmp_path, postgres_server
     name = postgres_server.make_database()
     settings = Settings(data_dir=tmp_path / "home", model="baseline", database_url=postgres_server.url(name))
     keys = write_photos(tmp_path / "photos", 6)
+    uploads = settings.data_dir / "uploads" / "default"
+    write_photos(uploads, 4, first_seed=50)
     _command(settings, "index", tmp_path / "photos")
+    _command(settings, "index", uploads, "--id-prefix", "up/")
     before = _answers(settings, keys[:2])
     assert "pg_dump" in _command(settings, "backup", "create", tmp_path / "backup", expected=1)
     place = ["-h", "127.0.0.1", "-p", str(postgres_server.port), "-U", USER]
     _tool(binaries / "pg_dump", "--format=custom", "--file", str(tmp_path / "dump"), *place, name)
+    shutil.copytree(settings.data_dir / "uploads", tmp_path / "uploads of then")
+    shutil.rmtree(settings.data_dir)
     postgres_server.execute(f"DROP DATABASE {name} WITH (FORCE)")
     again = postgres_server.make_database()
     _tool(binaries / "pg_restore", "--dbname", again, *place, str(tmp_path / "dump"))
+    shutil.copytree(tmp_path / "uploads of then", settings.data_dir / "uploads")
     restored = settings.model_copy(
         update={"database_url": Settings(database_url=postgres_server.url(again)).database_url}
     )
     assert _answers(restored, keys[:2]) == before
     _command(restored, "audit", tmp_path / "photos")
+    _command(restored, "audit", uploads, "--id-prefix", "up/")
 
 
 def _tool(program: Path, *arguments: str) -> None:
