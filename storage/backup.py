@@ -1,6 +1,7 @@
-"""Backups of a data folder: the SQLite catalog and what was uploaded, with a manifest that is written last.
+"""Backups of a data folder: the SQLite catalog and what was uploaded into it, with a manifest that is written last.
 
-Everything else (indexes, snapshots, the queue) can be made again. PostgreSQL has tools of its own for its database.
+Uploads that `uploads_address` puts elsewhere are not copied: a bucket has versions and copies of its own. Everything
+else (indexes, snapshots, the queue) can be made again. PostgreSQL has tools of its own for its database.
 """
 
 from __future__ import annotations

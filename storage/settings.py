@@ -198,6 +198,11 @@ class Settings(BaseSettings):
         default=None,
         description="Folder or `s3://bucket/prefix` for index snapshots; by default `data_dir/snapshots`.",
     )
+    uploads_address: str | None = Field(
+        default=None,
+        description="Folder or `s3://bucket/prefix` that keeps uploaded pictures, by collection, where every process "
+        "can read them; by default `data_dir/uploads`.",
+    )
     snapshot_changes: int = Field(
         default=20_000, ge=1, description="A snapshot of the index is published after so many changes."
     )
@@ -296,6 +301,15 @@ class Settings(BaseSettings):
                 raise ValueError(problem)
         return value
 
+    @field_validator("uploads_address")
+    @classmethod
+    def _whole_address(cls, value: str | None) -> str | None:
+        """The same for where uploads are kept."""
+        if value is not None and not (value.startswith(("/", "~")) or re.match("s3://[^/]", value)):
+            message = f"'{value}' is no full address: give /folder or s3://bucket/prefix"
+            raise ValueError(message)
+        return value
+
     @field_validator("data_dir")
     @classmethod
     def _expanded(cls, value: Path) -> Path:
@@ -307,9 +321,9 @@ class Settings(BaseSettings):
         return self.data_dir / "catalog.sqlite"
 
     @property
-    def uploads_path(self) -> Path:
-        """The folder in which submitted bytes are kept, by collection."""
-        return self.data_dir / "uploads"
+    def uploads_root(self) -> str:
+        """Where submitted bytes are kept, by collection: a folder, or an address of a store."""
+        return self.uploads_address or str(self.data_dir / "uploads")
 
     @classmethod
     def settings_customise_sources(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 # Each before those that import it
-pytest_plugins = ["command_tree", "servers", "databases", "composed", "user_shell"]
+pytest_plugins = ["command_tree", "servers", "databases", "composed", "user_shell", "web_server"]
 
 REGION = "us-east-1"
 

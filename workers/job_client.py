@@ -26,8 +26,8 @@ from storage.catalog import RETRY, Generation, JobOptions, JobProgress, JobReque
 from storage.images.allowed_sources import job_sources, readable_sources
 from storage.images.backend import StorageBackend
 from storage.images.keys import key_of
-from storage.images.local import LocalStorage
 from storage.images.locate import ImageReader, open_source
+from storage.images.uploads import open_uploads
 from storage.images.web_address import is_web_address
 from storage.records import Attributes, failure_id
 from storage.settings import Settings, load_settings
@@ -168,8 +168,8 @@ class JobClient:
         """Store these pictures (image id to encoded bytes), then queue them; the id becomes the key.
 
         `attributes` holds those of some or all of the images, by id; each picture is read from `images` once.
-        They are kept in `store`, or else below `uploads` in the data folder, which all workers must then be able
-        to read. Raises StorageError, and queues nothing, when one cannot be stored; InvalidAttribute.
+        They are kept in `store`, or else where `uploads_address` says, which all workers must be able to read. Raises
+        StorageError, and queues nothing, when one cannot be stored; InvalidAttribute.
         """
         name = collection or self.settings.collection
         generation = generation_for(self.catalog, name, self.settings)
@@ -189,7 +189,7 @@ class JobClient:
         if store is not None:
             self._allowed.check(store)
             return open_source(store, max_bytes=self.settings.max_image_bytes)
-        return LocalStorage(self.settings.uploads_path / collection, max_bytes=self.settings.max_image_bytes)
+        return open_uploads(self.settings, collection)
 
     def retry_failed(self, job_id: int | None = None, *, collection: str | None = None) -> Sequence[JobProgress]:
         """Queue every image that stands in `failures` again, as one job: those of one job, if it is named.

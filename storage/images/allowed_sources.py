@@ -25,9 +25,9 @@ class AllowedSources:
     roots: Sequence[str] = ()
     web: WebHosts = NO_HOSTS
 
-    def and_below(self, folder: Path) -> AllowedSources:
-        """The same and a folder of our own; where everything is allowed that stays so."""
-        return replace(self, roots=(*self.roots, str(folder))) if self.roots else self
+    def and_below(self, *addresses: str) -> AllowedSources:
+        """The same and places of our own; where everything is allowed that stays so."""
+        return replace(self, roots=(*self.roots, *addresses)) if self.roots else self
 
     def check(self, address: str | Path) -> None:
         """Raise SourceNotAllowed unless the address of a source or of a picture is one of the roots or below.
@@ -65,8 +65,8 @@ def job_sources(settings: Settings) -> AllowedSources:
 
 
 def readable_sources(settings: Settings) -> AllowedSources:
-    """Where workers and the HTTP API may read pictures: what jobs may be given, and what was uploaded."""
-    return job_sources(settings).and_below(settings.uploads_path)
+    """Where workers and the HTTP API may read pictures: what jobs may be given, and what was uploaded, also before uploads moved."""
+    return job_sources(settings).and_below(settings.uploads_root, str(settings.data_dir / "uploads"))
 
 
 def own_sources(settings: Settings) -> AllowedSources:

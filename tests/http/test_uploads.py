@@ -8,6 +8,7 @@ import pytest
 from http_api import in_process
 from pictures import jpeg
 
+from storage.images.allowed_sources import readable_sources
 from storage.images.locate import ImageReader
 
 
@@ -32,6 +33,28 @@ def test_pictures_are_stored_and_queued_with_their_attributes(http_app):
     assert ImageReader().read(items["cats/tom.jpg"].uri) == jpeg(1)
     assert items["cats/tom.jpg"].attributes == given["cats/tom.jpg"]
     assert items["b"].attributes is None
+
+
+def test_pictures_are_kept_in_s3_where_pods_share_no_folder(http_settings, s3_bucket, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_bucket.endpoint_url)
+    address = f"s3://{s3_bucket.name}/uploads"
+    settings = http_settings.model_copy(update={"uploads_address": address, "job_sources": ["/nowhere"]})
+    with in_process(settings) as app:
+        assert _post(app, [("x.jpg", jpeg(1))], image_id=["cats/tom.jpg"], collection="shop").status_code == 202
+        [item] = app.service.catalog.batches.lease(1, "test", seconds=60).items
+    assert item.uri == f"{address}/shop/cats/tom.jpg"
+    stored = s3_bucket.client.get_object(Bucket=s3_bucket.name, Key="uploads/shop/cats/tom.jpg")
+    assert stored["Body"].read() == jpeg(1)
+    assert not (http_settings.data_dir / "uploads").exists()
+    assert ImageReader(allowed=readable_sources(settings)).read(item.uri) == jpeg(1)
+
+
+def test_a_bucket_that_is_not_there_is_an_error_and_nothing_is_queued(http_settings, s3_bucket, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_bucket.endpoint_url)
+    with in_process(http_settings.model_copy(update={"uploads_address": "s3://nowhere-to-be-found"})) as app:
+        reply = _post(app, [("x.jpg", jpeg(1))])
+        assert reply.json()["error"]["reason"] == "storage_error"
+        assert app.service.catalog.jobs.list() == []
 
 
 def test_file_names_are_the_ids_without_the_senders_folders(http_app, http_settings):

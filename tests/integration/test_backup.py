@@ -78,6 +78,18 @@ def test_restored_elsewhere_the_uploads_are_found_there(settings, filled, tmp_pa
     assert not any(settings.data_dir.as_uri() in uri for uri in uris)
 
 
+def test_uploads_that_are_kept_elsewhere_are_said_to_be_left_out(settings, filled, tmp_path):
+    del filled
+    elsewhere = settings.model_copy(update={"uploads_address": str(tmp_path / "uploads")})
+    elsewhere.model_fields_set.add("uploads_address")
+    done = subprocess.run(
+        [sys.executable, "-m", "visual_search", "backup", "create", str(tmp_path / "backup")],
+        cwd=ROOT, env=environment_of(elsewhere), capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert f"not in it: the uploads in {tmp_path / 'uploads'}" in done.stderr
+    assert len(check_backup(tmp_path / "backup").files) == 5, "those from before the address was set are"
+
+
 def test_what_is_there_is_never_overwritten(settings, filled, tmp_path):
     del filled
     _command(settings, "backup", "create", tmp_path / "backup")

@@ -77,23 +77,44 @@ def test_pictures_in_s3_are_indexed_by_the_services(deploy):
         AWS_SECRET_ACCESS_KEY="testing",
         AWS_DEFAULT_REGION="us-east-1",
         AWS_ENDPOINT_URL="http://s3:5000",
+        UPLOADS_ADDRESS="s3://uploads",
     )
     assert deployment.run("migrate").process.returncode == 0
     s3 = deployment.start("s3")
     wait_for(lambda: deployment.healthy("s3"), seconds=60, what="the stand-in for S3")
     address = deployment.placed("http://s3:5000")
     client = boto3.session.Session().client("s3", endpoint_url=address, region_name="us-east-1")
-    client.create_bucket(Bucket="pictures")
+    for bucket in ("pictures", "uploads"):
+        client.create_bucket(Bucket=bucket)
     for number in range(5):
         client.put_object(Bucket="pictures", Key=f"{number}.jpg", Body=jpeg(number))
-    roles = [deployment.start("embed-worker"), deployment.start("aggregator"), s3]
+    roles = [deployment.start("embed-worker"), deployment.start("aggregator"), deployment.start("http"), s3]
+    wait_for(lambda: deployment.healthy("http"), seconds=60, what="the health check of http")
 
     for arguments in (("submit", "s3://pictures", "--wait"), ("audit", "s3://pictures")):
         done = deployment.run("cli", *arguments)
         assert done.process.returncode == 0, done.text()
+    _upload(deployment, "mine", jpeg(99))
+    audited = deployment.run("cli", "audit", "s3://uploads/default")
+    assert audited.process.returncode == 0, audited.text()
+    assert client.get_object(Bucket="uploads", Key="default/mine")["Body"].read() == jpeg(99)
     client.close()
-    assert _stopped(roles[:2]) == {"embed-worker": 0, "aggregator": 0}
-    assert _stopped(roles[2:]) == {"s3": 0}
+    assert _stopped(roles[:3]) == {"embed-worker": 0, "aggregator": 0, "http": 0}
+    assert _stopped(roles[3:]) == {"s3": 0}
+
+
+def _upload(deployment, image_id, picture):
+    """Send a picture over HTTP, and wait until its job is done."""
+    headers = {"Authorization": f"Bearer {KEY}"}
+    sent = {"files": {"image": picture}, "data": {"image_id": image_id}}
+    reply = httpx.post(f"{deployment.address}/v1/images", headers=headers, timeout=60, **sent)
+    assert reply.status_code == 202, reply.text
+    job = f"{deployment.address}/v1/jobs/{reply.json()['id']}"
+
+    def finished():
+        return httpx.get(job, headers=headers, timeout=60).json()["state"] == "finished"
+
+    wait_for(finished, seconds=60, what="the upload's job to finish")
 
 
 def test_valkey_has_what_the_file_says_and_shows_its_password_to_nobody(compose_valkey):

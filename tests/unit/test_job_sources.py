@@ -48,7 +48,7 @@ def everything(allowed: AllowedSources, *addresses: str | Path) -> list[str | Pa
 
 def test_without_a_list_everything_is_allowed():
     AllowedSources().check("/etc")
-    AllowedSources().and_below(Path("/home/uploads")).check("s3://anything")
+    AllowedSources().and_below("/home/uploads").check("s3://anything")
 
 
 def test_a_folder_allows_itself_and_what_is_below_it_however_it_is_spelt(mine, tmp_path, monkeypatch):
@@ -122,8 +122,13 @@ def test_each_line_of_a_list_is_checked_for_itself(settings, mine, tmp_path):
 def test_uploads_may_always_be_read_again(settings):
     with JobClient(settings) as client:
         assert client.submit_uploads({"tom": jpeg(1)}).listed == 1
-    reader = ImageReader(allowed=readable_sources(settings))
-    assert reader.read((settings.uploads_path / "default" / "tom").as_uri()) == jpeg(1)
+    here = (settings.data_dir / "uploads" / "default" / "tom").as_uri()
+    assert ImageReader(allowed=readable_sources(settings)).read(here) == jpeg(1)
+    moved = settings.model_copy(update={"uploads_address": "s3://uploads/of-the-shop"})
+    assert ImageReader(allowed=readable_sources(moved)).read(here) == jpeg(1), "those from before, too"
+    readable_sources(moved).check("s3://uploads/of-the-shop/default/tom")
+    with pytest.raises(SourceNotAllowed):
+        readable_sources(moved).check("s3://uploads/of-others/default/tom")
 
 
 def test_a_picture_that_has_become_a_link_is_read_no_more(settings, mine, tmp_path):

@@ -26,11 +26,16 @@ def create(
 ) -> None:
     """Copy catalog and uploads as they are now; workers and searches may go on meanwhile.
 
-    Pictures that were indexed where they lie (folders, S3) are not copied, nor is what can be made again.
+    Pictures that were indexed where they lie (folders, S3) are not copied, nor is what can be made again, nor uploads
+    that `uploads_address` puts elsewhere.
     """
+    settings = settings_from(config, data_dir)
     with error_console().status("copying …"):
-        backup = make_backup(settings_from(config, data_dir), folder.expanduser())
+        backup = make_backup(settings, folder.expanduser())
     _tell("backed up to", folder, backup, as_json=as_json)
+    if settings.uploads_address is not None:
+        left = f"not in it: the uploads in {settings.uploads_address}; back them up where they are"
+        error_console().print(left, markup=False, soft_wrap=True)
 
 
 @app.command(epilog="`visual-search backup check /backups/2026-11-24`")
