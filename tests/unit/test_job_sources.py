@@ -105,7 +105,8 @@ def test_submitting_another_folder_is_refused_and_leaves_no_job(settings, mine, 
         with pytest.raises(SourceNotAllowed):
             client.submit_uploads({"tom": jpeg(1)}, store=tmp_path / "mine-not")
         assert client.list() == []
-        assert client.submit(mine).listed == 3
+        submitted = client.submit(mine)
+        assert (submitted.listed, submitted.failed) == (4, 1), "the link leads out: a failure of its own"
 
 
 def test_each_line_of_a_list_is_checked_for_itself(settings, mine, tmp_path):
