@@ -65,7 +65,7 @@ def job_sources(settings: Settings) -> AllowedSources:
 
 
 def readable_sources(settings: Settings) -> AllowedSources:
-    """Where workers and the HTTP API may read pictures: what jobs may be given, and what was uploaded, also before uploads moved."""
+    """Where workers and the HTTP API may read pictures: what jobs may be given, and what was ever uploaded."""
     return job_sources(settings).and_below(settings.uploads_root, str(settings.data_dir / "uploads"))
 
 
