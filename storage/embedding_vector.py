@@ -34,4 +34,5 @@ class EmbeddingVector(BaseModel):
 
     @property
     def dimension(self) -> int:
+        """How many numbers the vector has."""
         return int(self.vector.shape[0])

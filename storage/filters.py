@@ -66,6 +66,7 @@ class Equals(_KeyCondition):
     _check = field_validator("value")(_checked_value)
 
     def matches(self, attributes: Attributes) -> bool:
+        """Whether an image with these attributes is let through."""
         wanted = comparable(self.value)
         return any(comparable(value) == wanted for value in element_values(attributes.get(self.key)))
 
@@ -82,6 +83,7 @@ class In(_KeyCondition):
         return tuple(_checked_value(value) for value in values)
 
     def matches(self, attributes: Attributes) -> bool:
+        """Whether an image with these attributes is let through."""
         wanted = {comparable(value) for value in self.values}
         return any(comparable(value) in wanted for value in element_values(attributes.get(self.key)))
 
@@ -115,6 +117,7 @@ class Range(_KeyCondition):
         )
 
     def matches(self, attributes: Attributes) -> bool:
+        """Whether an image with these attributes is let through."""
         pairs = (comparable(value) for value in element_values(attributes.get(self.key)))
         return any(kind == NUMBER and self.contains(float(value)) for kind, value in pairs)
 
@@ -125,6 +128,7 @@ class Exists(_KeyCondition):
     op: Literal["exists"] = "exists"
 
     def matches(self, attributes: Attributes) -> bool:
+        """Whether an image with these attributes is let through."""
         return bool(element_values(attributes.get(self.key)))
 
 
@@ -135,6 +139,7 @@ class And(_Condition):
     filters: tuple[Filter, ...]
 
     def matches(self, attributes: Attributes) -> bool:
+        """Whether an image with these attributes is let through."""
         return all(part.matches(attributes) for part in self.filters)
 
 
@@ -145,6 +150,7 @@ class Or(_Condition):
     filters: tuple[Filter, ...]
 
     def matches(self, attributes: Attributes) -> bool:
+        """Whether an image with these attributes is let through."""
         return any(part.matches(attributes) for part in self.filters)
 
 
@@ -155,6 +161,7 @@ class Not(_Condition):
     filter: Filter
 
     def matches(self, attributes: Attributes) -> bool:
+        """Whether an image with these attributes is let through."""
         return not self.filter.matches(attributes)
 
 

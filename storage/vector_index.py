@@ -60,6 +60,7 @@ class VectorIndex:
 
     @property
     def dimension(self) -> int:
+        """How many numbers a vector has."""
         return self._dimension
 
     @property

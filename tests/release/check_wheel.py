@@ -16,11 +16,13 @@ import sys
 import tempfile
 import time
 import venv
+import zipfile
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
 _READY_SECONDS = 120
+_PACKAGES = ("visual_search", "query_service", "workers", "pipeline", "storage")
 _PICTURES = """
 from PIL import Image
 import os
@@ -68,6 +70,18 @@ class Installed:
             )  # fmt: skip
 
 
+def check_contents(wheel: Path) -> None:
+    """Every file of the five packages is in it, and nothing else but its own metadata."""
+    root = Path(__file__).parents[2]
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z", "--", *_PACKAGES], cwd=root, capture_output=True, text=True, check=True
+    ).stdout.split("\0")[:-1]
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+    _expect(held == set(tracked), f"differs from the repository: {sorted(held ^ set(tracked))}")
+    print(f"{len(held)} files, all of the five packages")
+
+
 def check_library(installed: Installed) -> None:
     """Index, search, audit in one process each."""
     installed.run("python", "-c", _PICTURES)
@@ -75,6 +89,10 @@ def check_library(installed: Installed) -> None:
     installed.run("visual-search", "index", "photos")
     found = json.loads(installed.run("visual-search", "search", "--image", "photos/3.jpg", "-k", "2", "--json"))
     _expect([one["image_id"] for one in found["results"]][:1] == ["3.jpg"], f"another picture first: {found}")
+    installed.run("visual-search", "search", "--id", "3.jpg", "--html", "found.html")
+    _expect("<img" in (installed.work / "found.html").read_text(), "no pictures on the page of results")
+    installed.run("visual-search", "man", "man1")
+    _expect((installed.work / "man1" / "visual-search-search.1").exists(), "no manual page")
     installed.run("visual-search", "audit", "photos")
     print("index, search, audit: as they should be")
 
@@ -85,7 +103,7 @@ def check_system(installed: Installed) -> None:
     try:
         address = _address(installed, up)
         _wait_until_ready(address, up)
-        for path in ("", "static/app.js", "static/app.css", "docs", "openapi.json"):
+        for path in ("", "static/app.js", "static/app.css", "docs", "docs.css", "openapi.json"):
             with urlopen(address + path, timeout=30) as answer:  # noqa: S310 - our own address
                 _expect(answer.status == 200 and len(answer.read()) > 0, f"{path} is empty")
         asked = json.loads(installed.run("visual-search", "search", "--service", "--id", "3.jpg", "-k", "1", "--json"))
@@ -132,6 +150,7 @@ def main() -> None:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="visual-search-wheel-") as home:
         installed = Installed(Path(home), arguments.wheel.absolute(), arguments.constraint.absolute())
+        check_contents(arguments.wheel)
         print(f"installed {arguments.wheel.name} in {time.monotonic() - started:.0f} s")
         check_library(installed)
         check_system(installed)
