@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, false, not_, or_, select, true
+from sqlalchemy import ColumnElement, and_, false, not_, or_, select, true, union_all
 
 from storage.attributes import NUMBER, TEXT, Scalar
 from storage.catalog import tables
@@ -48,31 +49,30 @@ def _compile(filter_: Filter, collection_id: int) -> ColumnElement[bool]:
         return or_(false(), *(_compile(part, collection_id) for part in filter_.filters))
     if isinstance(filter_, Not):
         return not_(_compile(filter_.filter, collection_id))
-    return _IMAGES.image_id.in_(
-        select(_ATTRIBUTES.image_id).where(
-            _ATTRIBUTES.collection_id == collection_id,
-            _ATTRIBUTES.key == filter_.key,
-            _value_condition(filter_),
-        )
+    having = select(_ATTRIBUTES.image_id).where(
+        _ATTRIBUTES.collection_id == collection_id, _ATTRIBUTES.key == filter_.key
     )
+    # One select for each kind of value: each finds its index, which a condition with OR would not
+    return _IMAGES.image_id.in_(union_all(*(having.where(condition) for condition in _value_conditions(filter_))))
 
 
-def _value_condition(filter_: Equals | In | Range | Exists) -> ColumnElement[bool]:
+def _value_conditions(filter_: Equals | In | Range | Exists) -> list[ColumnElement[bool]]:
+    """Conditions on the value, of which one has to hold; each is about one of the columns `text` and `number`."""
     if isinstance(filter_, Equals):
         return _one_of([filter_.value])
     if isinstance(filter_, In):
         return _one_of(filter_.values)
     if isinstance(filter_, Range):
-        return _in_range(filter_)
-    return true()
+        return [_in_range(filter_)]
+    return [_ATTRIBUTES.text.is_not(None), _ATTRIBUTES.number.is_not(None)]
 
 
-def _one_of(values: list[Scalar] | tuple[Scalar, ...]) -> ColumnElement[bool]:
+def _one_of(values: Sequence[Scalar]) -> list[ColumnElement[bool]]:
     by_kind: dict[str, list[Any]] = defaultdict(list)
     for value in values:
         row = columns(value)
         by_kind[row["kind"]].append(row["number"] if row["text"] is None else row["text"])
-    return or_(false(), *(_of_kind(kind, wanted) for kind, wanted in by_kind.items()))
+    return [_of_kind(kind, wanted) for kind, wanted in by_kind.items()] or [false()]
 
 
 def _of_kind(kind: str, wanted: list[Any]) -> ColumnElement[bool]:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     UniqueConstraint,
+    text,
 )
 
 from storage.catalog.column_types import Bytes, PlainText, Sha256, UtcDateTime
@@ -79,6 +80,9 @@ images = Table(
     PrimaryKeyConstraint("collection_id", "image_id"),
 )
 
+# Each value is in one of two columns, and in the index of that one only
+_IS_TEXT, _IS_NUMBER = text("text IS NOT NULL"), text("number IS NOT NULL")
+
 image_attributes = Table(
     "image_attributes",
     metadata,
@@ -93,8 +97,9 @@ image_attributes = Table(
     ForeignKeyConstraint(
         ["collection_id", "image_id"], ["images.collection_id", "images.image_id"], ondelete="CASCADE"
     ),
-    Index(None, "collection_id", "key", "kind", "text"),
-    Index(None, "collection_id", "key", "kind", "number"),
+    Index(None, "collection_id", "key", "kind", "text", sqlite_where=_IS_TEXT, postgresql_where=_IS_TEXT),
+    Index(None, "collection_id", "key", "kind", "number", sqlite_where=_IS_NUMBER, postgresql_where=_IS_NUMBER),
+    sqlite_with_rowid=False,  # small rows: the table is its own key, and each index holds the image ids
 )
 
 vectors = Table(
