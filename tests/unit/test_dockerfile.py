@@ -1,12 +1,16 @@
 """deploy/Dockerfile, linted by hadolint; what no linter knows of is read from its instructions. It was never built."""
 
 import re
+import shutil
+import subprocess
+import sys
 
 import pytest
 from deployment_tools import ROOT, run
 
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 TARGETS = ("cpu", "cuda", "development")
+PACKAGES = ("visual_search", "query_service", "workers", "pipeline", "storage")
 
 
 def _stages():
@@ -78,3 +82,42 @@ def test_what_the_image_copies_is_there_and_let_through_and_nothing_else_is():
             copied.add(source.split("/")[0])
     assert "*" in ignored
     assert {line[1:] for line in ignored if line.startswith("!")} == copied
+
+
+@pytest.mark.slow
+def test_the_steps_of_the_build_make_the_whole_program_of_what_they_copy(tmp_path):
+    """The build stage's COPY and `pip install` without a container: all of the program is in what is installed."""
+    image = tmp_path / "source"
+    _base, lines = _stages()["build"]
+    installs = [number for number, line in enumerate(lines) if "pip install" in line]
+    _copy(lines[: installs[0]], image)
+    for name in re.search(r"touch ([\w. ]+\w) +&&", lines[installs[0]])[1].split():
+        (image / name).touch()
+    first = _installed(image, tmp_path / "first")
+    assert first == {"visual_search/version.py"}, "what the program needs is installed by this alone"
+    _copy(lines[installs[0] :], image)
+    tracked = subprocess.check_output(["git", "ls-files", *PACKAGES], cwd=ROOT, text=True).splitlines()
+    assert set(tracked) - _installed(image, tmp_path / "second") == set()
+
+
+def _copy(lines, image):
+    for line in lines:
+        if line.startswith("COPY "):
+            *sources, target = line.split()[1:]
+            for source in sources:
+                place = image / (source if target == "./" else target)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                if (ROOT / source).is_dir():
+                    shutil.copytree(
+                        ROOT / source, place, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
+                    )
+                else:
+                    shutil.copyfile(ROOT / source, place)
+
+
+def _installed(image, folder):
+    """The files that pip installs from this tree, without what it needs, and without their compiled forms."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-compile"]
+    subprocess.run([*command, "--target", folder, image], check=True, capture_output=True)
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return {name for name in files if name.split("/")[0] in PACKAGES}
