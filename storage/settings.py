@@ -1,6 +1,7 @@
 """The one settings class, and the only file that reads the environment.
 
-Precedence: command-line flag, then `VISUAL_SEARCH_*` variable, then the TOML file, then the default here.
+Precedence: command-line flag, then `VISUAL_SEARCH_*` variable, then a file of that name in the folder that
+VISUAL_SEARCH_SECRETS_DIR names (as Docker and Kubernetes mount secrets), then the TOML file, then the default here.
 Credentials for S3 are boto3's own affair (AWS_* variables, ~/.aws, instance roles) and never pass through here.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -334,25 +336,28 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags first, then the environment, then the TOML file."""
-        del dotenv_settings, file_secret_settings
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        """Flags first, then the environment, then files of secrets, then the TOML file."""
+        del dotenv_settings
+        return init_settings, env_settings, file_secret_settings, TomlConfigSettingsSource(settings_cls)
 
 
 def load_settings(config_file: Path | None = None, **flags: Any) -> Settings:
     """Read the settings; flags that are None count as not given.
 
     The file is `config_file`, else the one that VISUAL_SEARCH_CONFIG names, else `visual-search.toml` in the
-    working folder if there is one. Raises SettingsError naming each wrong value.
+    working folder if there is one. A folder of secrets is read when VISUAL_SEARCH_SECRETS_DIR names one. Raises
+    SettingsError naming each wrong value.
     """
     named = config_file or _path_from_environment()
     if named is not None and not named.is_file():
         raise SettingsError(f"no configuration file at {named}")
     chosen = named or Path("visual-search.toml")
-    _refuse_unknown_variables()
+    secrets = _secrets_folder()
+    _refuse_unknown(os.environ, "variable")
+    _refuse_unknown([one.name for one in secrets.iterdir()] if secrets else [], f"file in {secrets}:")
 
     class _SettingsOfThisFile(Settings):
-        model_config = SettingsConfigDict(toml_file=chosen)
+        model_config = SettingsConfigDict(toml_file=chosen, secrets_dir=secrets)
 
     given = {name: value for name, value in flags.items() if value is not None}
     try:
@@ -372,13 +377,21 @@ def _path_from_environment() -> Path | None:
     return Path(value).expanduser() if value else None
 
 
-def _refuse_unknown_variables() -> None:
-    """A misspelt variable would otherwise be ignored in silence."""
+def _secrets_folder() -> Path | None:
+    """The folder whose files are settings; other files in it, which are for others, do not matter."""
+    value = os.environ.get("VISUAL_SEARCH_SECRETS_DIR")
+    if value and not Path(value).expanduser().is_dir():
+        raise SettingsError(f"VISUAL_SEARCH_SECRETS_DIR names {value}, which is no folder")
+    return Path(value).expanduser() if value else None
+
+
+def _refuse_unknown(names: Iterable[str], what: str) -> None:
+    """A misspelt variable or file would otherwise be ignored in silence."""
     prefix = "VISUAL_SEARCH_"
-    known = {prefix + name.upper() for name in Settings.model_fields} | {"VISUAL_SEARCH_CONFIG"}
-    unknown = sorted(name for name in os.environ if name.startswith(prefix) and name.upper() not in known)
+    known = {prefix + name.upper() for name in Settings.model_fields} | {prefix + "CONFIG", prefix + "SECRETS_DIR"}
+    unknown = sorted(name for name in names if name.upper().startswith(prefix) and name.upper() not in known)
     if unknown:
-        raise SettingsError(f"unknown variable {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        raise SettingsError(f"unknown {what} {', '.join(unknown)}; known are {', '.join(sorted(known))}")
 
 
 def _explain(error: ValidationError) -> str:

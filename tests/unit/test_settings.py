@@ -55,6 +55,32 @@ def test_a_wrong_value_in_the_file_is_named(tmp_path, text, message):
         load_settings()
 
 
+def test_secrets_are_read_from_files_after_the_environment_and_before_the_file(monkeypatch, tmp_path):
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    (folder / "visual_search_redis_url").write_text("rediss://:hidden@redis/0\n")
+    (folder / "VISUAL_SEARCH_MODEL").write_text("secret")
+    (folder / "visual_search_collection").write_text("secret")
+    (folder / "another_programs_secret").write_text("x")
+    (tmp_path / "visual-search.toml").write_text('model = "file"\n')
+    monkeypatch.setenv("VISUAL_SEARCH_SECRETS_DIR", str(folder))
+    monkeypatch.setenv("VISUAL_SEARCH_COLLECTION", "environment")
+    settings = load_settings()
+    assert settings.redis_url.get_secret_value() == "rediss://:hidden@redis/0"
+    assert (settings.model, settings.collection) == ("secret", "environment")
+
+
+def test_a_misspelt_secret_or_folder_of_secrets_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("VISUAL_SEARCH_SECRETS_DIR", str(tmp_path))
+    (tmp_path / "visual_search_redis_ulr").write_text("redis://:hidden@redis/0")
+    with pytest.raises(SettingsError, match="unknown file in .*visual_search_redis_ulr") as caught:
+        load_settings()
+    assert "hidden" not in str(caught.value)
+    monkeypatch.setenv("VISUAL_SEARCH_SECRETS_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(SettingsError, match="no folder"):
+        load_settings()
+
+
 def test_a_misspelt_variable_is_refused_instead_of_ignored(monkeypatch):
     monkeypatch.setenv("VISUAL_SEARCH_COLECTION", "x")
     with pytest.raises(SettingsError, match="VISUAL_SEARCH_COLECTION"):
