@@ -46,7 +46,7 @@ from storage.images.locate import ImageReader
 from storage.records import ImageMetadata
 from storage.settings import Settings, load_settings
 from storage.snapshots import snapshots_of
-from visual_search.embedded_runs import PROCESS, end_dead_runs, this_process
+from workers.run_owners import PROCESS, end_dead_runs, this_process
 
 Progress = Callable[[IndexReport], None]
 

@@ -31,6 +31,7 @@ from workers.heartbeat import Heartbeat
 from workers.job_client import JobClient
 from workers.metrics import SCHEDULED
 from workers.role_process import run_role
+from workers.run_owners import PROCESS, end_dead_runs, this_process
 from workers.schedules import Scheduler
 from workers.servers import connect_redis
 
@@ -68,7 +69,9 @@ def audit(settings: Settings, schedule: Schedule) -> AuditReport:
     """
     with catalog_of(settings) as catalog:
         collection = catalog.collections.get(schedule.collection or settings.collection)
-        job_id = catalog.jobs.start(collection.id, "audit", schedule.source, _selection_json(schedule))
+        end_dead_runs(catalog, collection.id)
+        options = _selection_json(schedule) | {PROCESS: this_process()}
+        job_id = catalog.jobs.start(collection.id, "audit", schedule.source, options)
         state: JobState = "failed"
         counts: dict[str, int] = {}
         try:

@@ -87,9 +87,9 @@ class BatchEmbedder:
             except _NOT_THE_BATCHS_FAULT as error:
                 self._catalog.batches.give_back(leased.id, leased.token)
                 _LOG.warning("given back: %s", error, extra=this)
-                self._heartbeat.progress(doing="")
+                self._heartbeat.progress(doing="", trouble=f"gave back batch {leased.id}: {error}")
                 return self._counted(Outcome.GIVEN_BACK)
-        self._heartbeat.progress(done=len(leased.items), doing="")
+        self._heartbeat.progress(done=len(leased.items), doing="", trouble="")
         _tell(result, this, perf_counter() - started)
         return self._counted(Outcome.HANDED_OVER)
 

@@ -26,12 +26,16 @@ _WORK_OF = {  # role: the queues that it empties
 
 
 class RoleHealth(BaseModel):
-    """One process. `stuck`: it has work and has not got on for long; `gone`: no sign any more, nor an end in order."""
+    """One process. `stuck`: it has work and has not got on for long; `gone`: no sign any more, nor an end in order.
+
+    `trouble`: why it gave its last work back.
+    """
 
     role: str
     process: str
     state: RoleState
     doing: str
+    trouble: str = ""
     done: int
     progress_seconds_ago: float
     sign_seconds_ago: float
@@ -91,6 +95,7 @@ def _judged(sign: Sign, lengths: QueueLengths, stuck_seconds: float, silent_seco
         process=record.process,
         state=state,
         doing=record.doing,
+        trouble=record.trouble,
         done=record.done,
         progress_seconds_ago=round(sign.still_seconds, 1),
         sign_seconds_ago=round(sign.silent_seconds, 1),
@@ -112,7 +117,7 @@ def rows_of(roles: Sequence[RoleHealth]) -> list[tuple[str, ...]]:
     """The table that people read."""
     return [
         (
-            role.role, role.process, role.state, role.doing or "-", str(role.done),
+            role.role, role.process, role.state, role.doing or role.trouble or "-", str(role.done),
             f"{role.progress_seconds_ago:.0f} s ago", f"{role.sign_seconds_ago:.0f} s ago",
         )
         for role in roles

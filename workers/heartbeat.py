@@ -44,6 +44,7 @@ class HeartbeatRecord:
     progressed_at: float
     done: int = 0
     doing: str = ""  # "": it waits for work
+    trouble: str = ""  # why it gave its last work back, until work succeeds again
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class Heartbeat:
         self._heard = False  # whether Redis took the last sign
         self._thread: Thread | None = None  # while the block runs
 
-    def progress(self, done: int = 0, doing: str | None = None) -> None:
-        """The work got on: by so many images, and now does this (None: as before)."""
+    def progress(self, done: int = 0, doing: str | None = None, trouble: str | None = None) -> None:
+        """The work got on: by so many images, now does this, and is held up by that (None: as before)."""
         with self._lock:
             record = self._record
             self._record = replace(
@@ -82,6 +83,7 @@ class Heartbeat:
                 done=record.done + done,
                 progressed_at=time(),
                 doing=record.doing if doing is None else doing,
+                trouble=record.trouble if trouble is None else trouble,
             )
 
     def post(self) -> None:

@@ -12,6 +12,7 @@ from pipeline.reindex import rebuild_from_vectors
 from storage.catalog import Catalog, CollectionRecord, JobState, catalog_of
 from storage.errors import UnknownCollection
 from storage.settings import Schedule, Settings
+from workers.run_owners import PROCESS, end_dead_runs, this_process
 
 KEPT_STANDBY = 1  # generations on standby that a scheduled prune keeps: a rollback stays possible
 
@@ -39,7 +40,8 @@ def prune(settings: Settings, schedule: Schedule) -> None:
 def _as_job(settings: Settings, schedule: Schedule, run: Callable[[Catalog, CollectionRecord], _Counts]) -> None:
     with catalog_of(settings) as catalog:
         collection = catalog.collections.get(schedule.collection or settings.collection)
-        job_id = catalog.jobs.start(collection.id, schedule.action, "stored vectors", {})
+        end_dead_runs(catalog, collection.id)
+        job_id = catalog.jobs.start(collection.id, schedule.action, "stored vectors", {PROCESS: this_process()})
         state: JobState = "failed"
         counts: _Counts = {}
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from storage.errors import StorageError, UnknownCollection
 from storage.settings import Schedule, Settings
 from visual_search.collection import ImageCollection
 from workers.beat import audit
+from workers.run_owners import this_process
 
 
 @pytest.fixture
@@ -73,3 +75,21 @@ def test_an_audit_that_cannot_be_made_is_a_failed_job(settings: Settings, folder
     with pytest.raises(StorageError):
         audit(settings, schedule.model_copy(update={"source": str(folder / "gone")}))
     assert newest_job(settings) == ("audit", "failed", {})
+
+
+def test_an_audit_whose_process_was_killed_does_not_stay_running(
+    settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ImageCollection(settings=settings) as collection:
+        collection.index(folder)
+    schedule = Schedule(cron="0 3 * * *", action="audit", source=str(folder))
+    with monkeypatch.context() as killed:
+        killed.setattr("storage.catalog.jobs.Jobs.finish", lambda *_: None)  # so it leaves the row
+        killed.setattr("workers.beat.this_process", lambda: f"{this_process()}0")  # a process that is no more
+        killed.setattr("workers.beat.audit_source", lambda *_: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            audit(settings, schedule)
+    assert newest_job(settings)[:2] == ("audit", "running")
+    assert audit(settings, schedule).clean
+    with ImageCollection(settings=settings) as collection:
+        assert [job.state for job in collection.catalog.jobs.list(limit=2)] == ["finished", "interrupted"]

@@ -220,6 +220,8 @@ def test_a_batch_of_another_model_is_given_back(queue, worker_process):
     (batch,) = queue.open_job(images_per_batch=20, model=identity)
     wait_for(lambda: worker.says("given back"), what="the worker to refuse")
     assert "give the worker the same checkpoint" in worker.text()
+    [told] = wait_for(lambda: [one for one in read_heartbeats(queue.client) if one.trouble], what="the sign of trouble")
+    assert f"gave back batch {batch}: " in told.trouble
     assert queue.catalog.batches.lease(batch, "another", 1) is not None
 
 

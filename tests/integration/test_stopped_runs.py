@@ -10,7 +10,7 @@ from servers import wait_for
 from storage.catalog import Catalog
 from storage.settings import Settings
 from visual_search import ImageCollection
-from visual_search.embedded_runs import PROCESS, end_dead_runs, this_process
+from workers.run_owners import PROCESS, end_dead_runs, this_process
 
 
 @pytest.fixture

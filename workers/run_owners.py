@@ -1,4 +1,4 @@
-"""Runs of the embedded mode in the job list: which process does one, and what becomes of those that were killed."""
+"""Runs in the job list that are no queued jobs: which process does one, and what becomes of those that were killed."""
 
 from __future__ import annotations
 
