@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 # Two processes at most: the suite starts processes of its own, and torch brings its threads.
 TEST_PROCESSES ?= 2
 
-.PHONY: help setup demo up walkthrough test test-slow crash crash-searches check format references docs bench build sbom vulnerabilities constraints tools clean
+.PHONY: help setup demo up walkthrough test test-slow crash crash-searches check format references docs bench bench-service build sbom vulnerabilities constraints tools clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,8 +64,14 @@ $(VENV)-docs/.ready: pyproject.toml constraints.txt
 	$(VENV)-docs/bin/python -m pip install --quiet --quiet --constraint constraints.txt --group docs
 	@touch $@
 
-bench: $(READY)  ## Measure speed and memory per stage; DATA=folder takes your own photos
-	$(BIN)/python benchmarks/indexing_stages.py $(if $(DATA),"$(DATA)")
+bench: $(READY)  ## Measure each stage beside its peers and the machine's limits; ARGS='--quick decode', DATA=folder takes your own photos
+	$(BIN)/python benchmarks/bench.py $(ARGS) $(if $(DATA),--data "$(DATA)")
+
+bench-service: $(READY)  ## Measure the query service and the queue; ARGS=--quick for a first look
+	$(BIN)/python benchmarks/service_throughput.py $(ARGS)
+	$(BIN)/python benchmarks/freshness.py $(ARGS)
+	$(BIN)/python benchmarks/overload.py $(ARGS)
+	$(if $(ARGS),,$(BIN)/python benchmarks/queue_throughput.py)
 
 build: $(READY)  ## Build wheel and sdist, install the wheel into a clean environment and use it
 	rm -rf dist build

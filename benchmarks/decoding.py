@@ -1,64 +1,114 @@
-"""JPEG bytes to the model's input, side by side: transformers' processor, in full, and at reduced size.
+"""Stage of `make bench`: JPEG bytes to the model's input, ours beside transformers' processors.
 
-python benchmarks/decoding.py FOLDER_WITH_PREPROCESSOR_CONFIG FOLDER_OF_PHOTOS [REPEATS]; one thread.
+Both get the same bytes and are asked in turn, on one thread; the embeddings of both inputs are compared too.
 """
 
 from __future__ import annotations
 
-import json
-import statistics
-import sys
+import importlib.util
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
+import numpy as np
+from bench_inputs import SIZES, checkpoint, jpegs, quiet
 from PIL import Image
-from transformers import CLIPImageProcessor
+from stage import Given, Row, Table, in_turns
 
 from pipeline.decode import decode_image
+from pipeline.embedders.base import Embedder
+from pipeline.embedders.registry import load_embedder
 from pipeline.preprocess import ClipPreprocessing
 
-_SIZES = ((640, 480), (1920, 1080), (4000, 3000))
-_PHOTOS = 8
+_AIMS = {"640x480": 3.0, "1080p": 4.5, "12 MP": 10.0}
+_LEAST_COSINE = 0.9999
+
+Prepare = Callable[[bytes], Any]
 
 
-def main() -> None:
-    """Print the median milliseconds a picture of each way and size, as JSON."""
-    folder, photos = Path(sys.argv[1]), sorted(Path(sys.argv[2]).rglob("*.jpg"))[:_PHOTOS]
-    repeats = int(sys.argv[3]) if len(sys.argv) > 3 else 5
-    theirs, full = CLIPImageProcessor.from_pretrained(folder), ClipPreprocessing.from_folder(folder)
-    reduced = replace(full, reduced=True)
-
-    def at_reduced_size(data: bytes) -> Any:
-        decoded = decode_image(data, at_least=reduced.decode_at_least)
-        return reduced.cut(decoded.picture, (decoded.width, decoded.height))
-
-    ways: dict[str, Callable[[bytes], Any]] = {
-        "transformers": lambda data: theirs(Image.open(BytesIO(data)), return_tensors="np"),
-        "full": lambda data: full.apply(decode_image(data).picture),
-        "reduced": at_reduced_size,
-    }
-    for size in _SIZES:
-        files = [_jpeg(photo, size) for photo in photos]
-        times: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(repeats):
-            for name, way in ways.items():
-                started = perf_counter()
-                for data in files:
-                    way(data)
-                times[name].append((perf_counter() - started) / len(files) * 1e3)
-        middle = {name: statistics.median(values) for name, values in times.items()}
-        print(json.dumps({"size": size, "ms": middle, "times": middle["transformers"] / middle["reduced"]}))
+def measure(given: Given) -> list[Table]:
+    """Two tables: milliseconds a photo, and how near the results are."""
+    folder = checkpoint(given)
+    ours, peers = partial(_ours, _preprocessing(folder)), _peers(folder)
+    slow = next(iter(peers.values()))
+    embedder = load_embedder(str(folder), backend="onnx")
+    speed, nearness = [], []
+    for size in SIZES:
+        files = [path.read_bytes() for path in jpegs(given, size, 4 if given.quick else 12)]
+        speed += _speed(size, files, {"ours": ours, **peers}, given.repeats)
+        nearness += _nearness(size, files, (ours, slow), embedder)
+    absent = (
+        [] if len(peers) > 1 else ["the processor on torchvision (`use_fast`) was not measured: no torchvision here"]
+    )
+    return [
+        Table("JPEG to model input, milliseconds of one core a photo", speed, [_UPSCALED, *absent]),
+        Table("the same photos: how near the inputs and their embeddings are", nearness, [_NEAR]),
+    ]
 
 
-def _jpeg(photo: Path, size: tuple[int, int]) -> bytes:
-    out = BytesIO()
-    Image.open(photo).convert("RGB").resize(size, Image.Resampling.BICUBIC).save(out, "JPEG", quality=88)
-    return out.getvalue()
+_UPSCALED = (
+    "the demo's photos are made as large as that by bicubic interpolation: a camera's own have more detail, and take "
+    "both sides longer to decode"
+)
+_NEAR = "one row a size: cosines and grey levels of each photo, median (smallest-largest)"
 
 
-if __name__ == "__main__":
-    main()
+def _preprocessing(folder: Path) -> ClipPreprocessing:
+    return replace(ClipPreprocessing.from_folder(folder), reduced=True)
+
+
+def _ours(preprocessing: ClipPreprocessing, data: bytes) -> Any:
+    decoded = decode_image(data, at_least=preprocessing.decode_at_least)
+    return preprocessing.cut(decoded.picture, (decoded.width, decoded.height))
+
+
+def _theirs(processor: Any, data: bytes) -> Any:
+    return processor(Image.open(BytesIO(data)).convert("RGB"), return_tensors="pt")["pixel_values"]
+
+
+def _peers(folder: Path) -> dict[str, Prepare]:
+    """The processors of transformers, the one on Pillow first."""
+    import transformers
+
+    quiet()
+    pillow = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
+    made = {"transformers, Pillow": partial(_theirs, pillow.from_pretrained(folder))}
+    if importlib.util.find_spec("torchvision") is not None:
+        fast = transformers.AutoImageProcessor.from_pretrained(folder, use_fast=True)
+        made["transformers, torchvision"] = partial(_theirs, fast)
+    return made
+
+
+def _speed(size: str, files: list[bytes], ways: dict[str, Prepare], repeats: int) -> list[Row]:
+    calls = {name: partial(_all, way, files) for name, way in ways.items()}
+    seconds = in_turns(calls, repeats, clock=time.process_time)
+    each = {name: [1000 * value / len(files) for value in values] for name, values in seconds.items()}
+    return [Row(size, "ms", each["ours"], name, each[name], _AIMS[size]) for name in ways if name != "ours"]
+
+
+def _all(way: Prepare, files: list[bytes]) -> None:
+    for data in files:
+        way(data)
+
+
+def _nearness(size: str, files: list[bytes], ways: tuple[Prepare, Prepare], embedder: Embedder) -> list[Row]:
+    ours = [ways[0](data) for data in files]
+    theirs = [_levels(ways[1](data)) for data in files]
+    one, other = embedder.embed_prepared(ours), embedder.embed_prepared(theirs)
+    cosines = np.einsum("ij,ij->i", one.astype(np.float64), other.astype(np.float64))
+    levels = [float(np.abs(a.astype(int) - b).mean()) for a, b in zip(ours, theirs, strict=True)]
+    return [
+        Row(size, "cosine, least", [float(cosines.min())], aim=_LEAST_COSINE, more_is_better=True),
+        Row(size, "grey levels, mean", levels),
+    ]
+
+
+def _levels(pixels: Any) -> Any:
+    """The processor's input in grey levels (224, 224, 3), as they were before it normalised them."""
+    preprocessing = ClipPreprocessing()
+    channels = np.asarray(pixels)[0].transpose(1, 2, 0) * np.array(preprocessing.std) + np.array(preprocessing.mean)
+    return np.rint(channels * 255).astype(np.uint8)

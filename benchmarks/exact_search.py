@@ -3,21 +3,24 @@
 Every case is asked of both in turn, several rounds; the table has the median with least and most, and the ratio of
 each round. Both answer the same: checked once for each case. Machine limits stand below it: one multiplication of
 all vectors (BLAS), and reading them once. Threads are those of OMP_NUM_THREADS, by default all cores.
-Usage: python benchmarks/exact_search.py [--vectors N [N ...]] [--rounds N] [--quick]
+A stage of `make bench`, which leaves some cases out; all: python benchmarks/exact_search.py [--vectors N [N ...]]
+[--rounds N] [--quick]
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import faiss
 import numpy as np
-from measuring import keep, show, spread
+from measuring import keep
+from report import as_dict, show_table
+from stage import LEAST_REPEATS, Given, Row, Table
 
 from storage.vector_index import Hit, VectorIndex
 
@@ -26,6 +29,7 @@ K = 10
 SEED = 1
 BLOCK = 50_000
 REST_SECONDS = 0.05
+LARGE = 1_000_000
 CLOSE = 1e-4  # what FAISS's float32 sums may be off; ours are float64
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
@@ -123,29 +127,47 @@ def limits(theirs: faiss.IndexFlatL2, queries: Vectors, rounds: int) -> dict[str
     return {name: [1000 * seconds_of(call) for _ in range(rounds)] for name, call in calls.items()}
 
 
-def measure(count: int, rounds: int) -> dict[str, Any]:
-    """Ask everything of an index of so many vectors, and print the table."""
+def timed(count: int, rounds: int, wanted: frozenset[str] = frozenset()) -> tuple[list[Row], list[Row]]:
+    """Ask everything (or what is wanted) of an index of so many vectors: ours beside FAISS, and beside the machine."""
     ours, theirs, queries = filled(count)
-    made = cases(ours, theirs, queries)
-    figures: dict[str, Any] = {}
+    made = [case for case in cases(ours, theirs, queries) if not wanted or case.name in wanted]
     for case in made:
         check(case)  # warms both up
     times: dict[str, list[tuple[float, float]]] = {case.name: [] for case in made}
     for _ in range(rounds):
         for case in made:
             times[case.name].append((1000 * seconds_of(case.ours), 1000 * seconds_of(case.theirs)))
-    rows: list[Sequence[str]] = []
+    rows = []
     for case in made:
         mine, other = (list(column) for column in zip(*times[case.name], strict=True))
-        ratios = [b / a for a, b in times[case.name]]
-        figures[case.name] = {"ours_ms": mine, "faiss_ms": other, "ratios": ratios, "goal": case.goal or None}
-        goal = f"{case.goal:g}" if case.goal else ""
-        rows.append((case.name, spread(mine, 1), spread(other, 1), spread(ratios, 1), goal))
-    columns = ("queries", "ours ms", "FAISS ms", "times faster", "goal")
-    show(f"{count:,} vectors of {DIMENSION}, k = {K}, {rounds} rounds in turn", columns, rows)
+        rows.append(Row(case.name, "ms", mine, "FAISS", other, case.goal or None))
     below = limits(theirs, queries, rounds)
-    show("limits of the machine", ("what", "ms"), [(name, spread(values, 1)) for name, values in below.items()])
-    return {"cases": figures, "limits_ms": below}
+    reached = {row.what: row.ours for row in rows}
+    beside = [("1 query", "read once (max)"), *((f"{many} queries", f"multiply {many}") for many in (16, 64, 256))]
+    return rows, [
+        Row(name, "ms", reached[name], limit, below[limit], limit=True) for name, limit in beside if name in reached
+    ]
+
+
+def measure(given: Given) -> list[Table]:
+    """The tables of `make bench`."""
+    wanted = {f"{count} of {share}" for count in (1, 64) for share in ("1%", "10%", "50%")}
+    wanted |= {"1 query", "16 queries", "64 queries"}
+    tables = []
+    for count in (20_000, 50_000) if given.quick else (100_000, 1_000_000):
+        rows, limits_ = timed(count, given.repeats if count < LARGE else LEAST_REPEATS, frozenset(wanted))
+        title = f"{count:,} vectors of {DIMENSION}, k = {K}, {faiss.omp_get_max_threads()} threads"
+        tables += [
+            Table(f"{title}: IndexFlatL2 as it comes, filtered with IDSelectorBatch", rows, [CHECKED]),
+            Table(f"{title}: share of what the machine can do", limits_, [MULTIPLIED]),
+        ]
+    return tables
+
+
+CHECKED = "before anything is timed both must find the same distances, and the same images but for ties"
+MULTIPLIED = (
+    "one product of all vectors with the queries by numpy's BLAS on all cores; for one query, reading them once"
+)
 
 
 def main() -> None:
@@ -155,12 +177,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="20,000 vectors, 3 rounds, nothing kept")
     arguments = parser.parse_args()
-    if arguments.quick:
-        measure(20_000, 3)
-        return
-    threads = faiss.omp_get_max_threads()
-    sizes = {str(count): measure(count, arguments.rounds) for count in arguments.vectors}
-    keep("exact_search", {"threads": threads, "faiss": faiss.__version__, "numpy": np.__version__, "vectors": sizes})
+    kept = {}
+    for count in (20_000,) if arguments.quick else arguments.vectors:
+        rows, reached = timed(count, 3 if arguments.quick else arguments.rounds)
+        tables = Table(f"{count:,} vectors", rows), Table("share of what the machine can do", reached)
+        for table in tables:
+            show_table(table)
+        kept[str(count)] = [as_dict(table) for table in tables]
+    if not arguments.quick:
+        threads = faiss.omp_get_max_threads()
+        keep("exact_search", {"threads": threads, "faiss": faiss.__version__, "numpy": np.__version__, "vectors": kept})
 
 
 if __name__ == "__main__":
