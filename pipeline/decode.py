@@ -88,6 +88,7 @@ _OPENERS: dict[str, Callable[[BytesIO], ImageFile]] = {
     "WEBP": WebPImageFile,
     "AVIF": AvifImageFile,
 }
+FORMATS = frozenset(_OPENERS)
 
 
 LARGE_PIXELS = 32_000_000  # 96 MB as RGB; phones and most cameras stay below

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.decode import DecodedImage, DecodeLimits, decode_image, is_large, upright_rgb
+from pipeline.decoding_children import DecodingChildren
 from pipeline.embedders.base import (
     ComputesOnCallingThread,
     Embedder,
@@ -62,8 +63,12 @@ class EmbeddingService:
         like: ModelIdentity | None = None,
         limits: DecodeLimits | None = None,
         embedder: Embedder | None = None,
+        children: DecodingChildren | None = None,
     ) -> None:
-        """With `like`, vectors are made in the way that the vectors of that identity were; see `load_embedder`."""
+        """With `like`, vectors are made in the way that the vectors of that identity were; see `load_embedder`.
+
+        With `children`, encoded pictures are decoded there; they stay the caller's.
+        """
         self._embedder = embedder or load_embedder(
             model_name,
             device=device,
@@ -75,6 +80,7 @@ class EmbeddingService:
         )
         self._batch_size = batch_size or self._embedder.batch_size
         self._limits = limits or DecodeLimits()
+        self._children = children
         self._decode_at_least = _decode_at_least(self._embedder)
         self._one_large_at_a_time = Lock()  # decoded, a picture at the cap takes 600 MB: not one for each thread
 
@@ -108,6 +114,8 @@ class EmbeddingService:
         if isinstance(image, Image.Image):
             return self._prepared(upright_rgb(image, self._limits))
         data = image if isinstance(image, bytes) else _read(Path(image), self._limits.max_bytes)
+        if self._children is not None:
+            return self._prepared(self._children(data, self._limits, at_least=self._decode_at_least))
         with self._one_large_at_a_time if is_large(data, self._limits) else nullcontext():
             return self._prepared(decode_image(data, self._limits, at_least=self._decode_at_least))
 

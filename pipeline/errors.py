@@ -6,7 +6,11 @@ PipelineError
 │   ├── UnsupportedFormat       unsupported_format
 │   ├── CorruptImage            corrupt
 │   ├── TooManyBytes            too_large
-│   └── TooManyPixels           too_many_pixels
+│   ├── TooManyPixels           too_many_pixels
+│   ├── DecoderCrashed          decoder_crashed
+│   ├── DecodeTimeout           decode_timeout
+│   └── DecodeOutOfMemory       decode_memory
+├── DecoderUnavailable          decoder_unavailable (a retry can help)
 ├── ModelError
 │   ├── ModelUnavailable        model_unavailable
 │   ├── UnsupportedModel        unsupported_model
@@ -62,6 +66,31 @@ class TooManyPixels(DecodeError):
     """Raised by the decoder before decoding: the picture claims more pixels than the cap or than memory holds."""
 
     reason = "too_many_pixels"
+
+
+class DecoderCrashed(DecodeError):
+    """Raised when decoding in a child process: the picture killed two of them. A retry cannot help."""
+
+    reason = "decoder_crashed"
+
+
+class DecodeTimeout(DecodeError):
+    """Raised when decoding in a child process: the picture took longer than `decode_child_seconds`."""
+
+    reason = "decode_timeout"
+
+
+class DecodeOutOfMemory(DecodeError):
+    """Raised when decoding in a child process: the picture takes more memory than `decode_child_bytes`."""
+
+    reason = "decode_memory"
+
+
+class DecoderUnavailable(PipelineError):
+    """Raised when decoding in child processes: none could be started. A retry can help."""
+
+    reason = "decoder_unavailable"
+    retryable = True
 
 
 class ModelError(PipelineError):

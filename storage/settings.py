@@ -157,6 +157,23 @@ class Settings(BaseSettings):
         description="Images that claim more pixels are refused before decoding (`too_many_pixels`).",
     )
 
+    decode_in_child: bool = Field(
+        default=False,
+        description="Decode pictures in child processes with limits: one that crashes or stalls a decoder fails alone "
+        "and reaches neither passwords nor the network. Linux and macOS.",
+    )
+    decode_child_bytes: int = Field(
+        default=2 * 1024**3,
+        ge=16 * 1024**2,
+        description="Memory that a picture may take in a decoding child (`decode_memory`); Linux only.",
+    )
+    decode_child_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        le=3600.0,
+        description="How long a picture may take in a decoding child (`decode_timeout`).",
+    )
+
     database_url: SecretStr | None = Field(
         default=None,
         description="PostgreSQL for the catalog, `postgresql://user:password@host/database`; "

@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from pipeline.audit import AuditReport, audit_source
 from pipeline.decode import DecodeLimits
+from pipeline.decoding_children import children_of
 from pipeline.embedders.base import Vectors
 from pipeline.embedders.checkpoint import canonical_name
 from pipeline.embedding_service import EmbeddingService, ImageInput
@@ -91,6 +92,7 @@ class ImageCollection:
             raise
         self._replica: IndexReplica | None = None
         self._service: EmbeddingService | None = None
+        self.children = children_of(self.settings)  # in which pictures are decoded, if the settings ask for it
 
     def __enter__(self) -> Self:
         return self
@@ -101,7 +103,9 @@ class ImageCollection:
         self.close()
 
     def close(self) -> None:
-        """Close the catalog; the object is done."""
+        """Close the catalog, end decoding processes; the object is done."""
+        if self.children is not None:
+            self.children.close()
         self.catalog.close()
 
     # -- indexing ---------------------------------------------------------------------------------------------
@@ -213,6 +217,7 @@ class ImageCollection:
             decoding=self.settings.decoding,
             like=generation.model if generation is not None else None,
             limits=DecodeLimits(max_bytes=self.settings.max_image_bytes, max_pixels=self.settings.max_image_pixels),
+            children=self.children,
         )
         if generation is not None and generation.model != service.identity:
             raise ModelMismatch(

@@ -112,4 +112,5 @@ def _load(collection: ImageCollection, model: str, like: ModelIdentity | None = 
         decoding=settings.decoding,
         like=like,
         limits=limits,
+        children=collection.children,
     )

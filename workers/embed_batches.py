@@ -9,7 +9,7 @@ from functools import partial
 from itertools import chain
 from time import perf_counter, sleep
 
-from pipeline.errors import ModelError
+from pipeline.errors import DecoderUnavailable, ModelError
 from pipeline.indexing.context import IndexingContext, IndexOptions
 from pipeline.indexing.fetch import Reads
 from pipeline.indexing.report import IndexReport
@@ -36,7 +36,14 @@ _STAGES = {"fetch", "decode", "embed"}  # of a batch, as its report has them; "l
 _REDIS_PAUSE_SECONDS = 0.5  # between attempts to hand over while Redis is away
 
 # The batch is none the worse: another worker, or this one later, can do it. Its attempt is not counted.
-_NOT_THE_BATCHS_FAULT = (StorageUnavailable, BatchInterrupted, ModelMismatch, ModelError, RedisUnusable)
+_NOT_THE_BATCHS_FAULT = (
+    StorageUnavailable,
+    BatchInterrupted,
+    ModelMismatch,
+    ModelError,
+    DecoderUnavailable,
+    RedisUnusable,
+)
 
 
 class Outcome(Enum):

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from time import perf_counter
 
 from pipeline.decode import DecodeLimits
+from pipeline.decoding_children import children_of
 from pipeline.embedding_service import EmbeddingService
 from storage.errors import ModelMismatch
 from storage.records import ModelIdentity
@@ -22,6 +23,7 @@ class LoadedModels:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._children = children_of(settings)  # ends by itself with this object or the process
         self._loaded: OrderedDict[ModelIdentity, EmbeddingService] = OrderedDict()
 
     def get(self, wanted: ModelIdentity) -> EmbeddingService:
@@ -48,6 +50,7 @@ class LoadedModels:
             backend=settings.backend,
             like=wanted,
             limits=DecodeLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
+            children=self._children,
         )
         if service.identity != wanted:
             raise ModelMismatch(

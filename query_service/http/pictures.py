@@ -13,6 +13,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from pipeline.decode import DecodeLimits, decode_image, is_large, recognise_format, upright_rgb
+from pipeline.decoding_children import DecodingChildren
 from pipeline.errors import TooManyPixels
 from storage.images.allowed_sources import ANYWHERE, AllowedSources
 from storage.images.locate import ImageReader
@@ -33,10 +34,17 @@ class Thumbnail:
 class Pictures:
     """The pictures behind image addresses; thumbnails are remembered by content, within a bound of bytes."""
 
-    def __init__(self, max_bytes: int, max_pixels: int, allowed: AllowedSources = ANYWHERE) -> None:
+    def __init__(
+        self,
+        max_bytes: int,
+        max_pixels: int,
+        allowed: AllowedSources = ANYWHERE,
+        children: DecodingChildren | None = None,
+    ) -> None:
         self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pictures")
         self._limits = DecodeLimits(max_bytes, max_pixels)
         self._reader = ImageReader(max_bytes, allowed)
+        self._children = children
         self._remembered = _Remembered(_CACHE_BYTES)
         self._alone = Lock()  # large pictures take hundreds of megabytes each
 
@@ -59,10 +67,12 @@ class Pictures:
         return Thumbnail(made, actual)
 
     def _made(self, data: bytes, size: int) -> bytes:
+        if self._children is not None:
+            return _shrunk(self._children(data, self._limits, at_least=(2 * size, 2 * size)).picture, size)
         if not is_large(data, self._limits):
-            return _shrunk(data, size, self._limits)
+            return _shrunk(_decoded(data, size, self._limits), size)
         with self._alone:
-            return _shrunk(data, size, self._limits)
+            return _shrunk(_decoded(data, size, self._limits), size)
 
 
 class _Remembered:
@@ -88,8 +98,7 @@ class _Remembered:
                 self._bytes -= len(self._found.popitem(last=False)[1])
 
 
-def _shrunk(data: bytes, size: int, limits: DecodeLimits) -> bytes:
-    picture = _decoded(data, size, limits)
+def _shrunk(picture: Image.Image, size: int) -> bytes:
     picture.thumbnail((size, size), Image.Resampling.LANCZOS)
     buffer = BytesIO()
     picture.save(buffer, format="JPEG", quality=_QUALITY, optimize=True)

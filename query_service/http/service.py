@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
+from pipeline.decoding_children import children_of
 from query_service.async_client import AsyncSearchClient
 from query_service.http.pictures import Pictures
 from storage.catalog import Catalog
@@ -44,7 +45,8 @@ class HttpService:
     def pictures(self) -> Pictures:
         """Reads and shrinks the pictures of images, on threads of its own."""
         settings = self.settings
-        return Pictures(settings.max_image_bytes, settings.max_image_pixels, readable_sources(settings))
+        allowed, children = readable_sources(settings), children_of(settings)
+        return Pictures(settings.max_image_bytes, settings.max_image_pixels, allowed, children)
 
 
 def service_of(request: Request) -> HttpService:
