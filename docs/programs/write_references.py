@@ -13,6 +13,7 @@ from pathlib import Path
 
 import command_reference
 import http_reference
+import metrics_reference
 import tables
 
 DOCS = Path(__file__).parents[1]
@@ -23,6 +24,7 @@ def references() -> Mapping[str, str]:
     return {
         "cli.md": command_reference.page(),
         "http-reference.md": http_reference.page(),
+        "metrics.md": metrics_reference.page(),
         "configuration.md": tables.put_in(_text("configuration.md"), "settings", tables.settings()),
         "errors.md": tables.put_in(_text("errors.md"), "errors", tables.errors()),
     }

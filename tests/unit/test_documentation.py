@@ -103,6 +103,12 @@ def test_no_page_names_a_python_module_that_is_not_there():
             assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), f"{page.name}: {module}"
 
 
+def test_every_metric_that_any_module_registers_is_explained():
+    for path in [path for package in ("workers", "query_service") for path in (ROOT / package).rglob("*.py")]:
+        for name in re.findall(r'(?:Counter|Gauge|Histogram)\(\s*"(visual_search_\w+)"', path.read_text()):
+            assert f"`{name}" in (ROOT / "docs" / "metrics.md").read_text(), f"{path.name} has {name}"
+
+
 def test_reason_codes_are_all_explained():
     import tables
 
