@@ -9,26 +9,35 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from measuring import RESULTS, in_fresh_process, keep
-from report import as_dict, markdown, show_table
+from report import as_dict, machine, markdown, show_table
 from stage import LEAST_REPEATS, Given, Table
+
+HERE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A module of this folder with `measure(given)`; `threads` None: as many as there are cores."""
+    """A module of this folder with `measure(given)`; `threads` None: as many as there are cores.
+
+    A program of this folder that prints tables of its own is run as it stands, and its text is kept.
+    """
 
     module: str
     shows: str
     threads: int | None = None
+    program: bool = False
 
 
 STAGES: dict[str, Stage] = {
@@ -49,26 +58,61 @@ def measured(module: str, given: Given) -> list[Table]:
     return tables
 
 
-def run(name: str, given: Given) -> dict[str, Any]:
-    """Run one stage, print its tables and keep them; a stage that fails is told as such."""
-    stage, started = STAGES[name], time.perf_counter()
-    print(f"\n== {name}: {stage.shows}", flush=True)
+def printed(module: str, given: Given) -> str:
+    """Run a program of this folder, show what it prints, and return it."""
+    command = [sys.executable, str(HERE / f"{module}.py"), *(["--quick"] if given.quick else [])]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    lines = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=HERE.parent) as process:
+        assert process.stdout is not None  # noqa: S101 - it was asked for
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line.rstrip())
+    if process.returncode:
+        raise RuntimeError(f"{module}.py ended with {process.returncode}")
+    return "\n".join(lines)
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Have processes that are started meanwhile compute on so many threads, whatever was set here."""
     before = os.environ.pop("OMP_NUM_THREADS", None)
-    if stage.threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(stage.threads)
+    if count is not None:
+        os.environ["OMP_NUM_THREADS"] = str(count)
     try:
-        tables = in_fresh_process(measured, stage.module, given)
-    except Exception as error:  # noqa: BLE001 - the outermost shell: the others are measured all the same
-        traceback.print_exc()
-        return {"stage": name, "shows": stage.shows, "failed": f"{type(error).__name__}: {error}", "tables": []}
+        yield
     finally:
         os.environ.pop("OMP_NUM_THREADS", None)
         if before is not None:
             os.environ["OMP_NUM_THREADS"] = before
+
+
+def run(name: str, given: Given) -> dict[str, Any]:
+    """Run one stage, print its tables and keep them; a stage that fails is told as such."""
+    stage, started = STAGES[name], time.perf_counter()
+    print(f"\n== {name}: {stage.shows}", flush=True)
+    tables: list[Table] = []
+    text = ""
+    try:
+        with threads(stage.threads):
+            if stage.program:
+                text = printed(stage.module, given)
+            else:
+                tables = in_fresh_process(measured, stage.module, given)
+    except Exception as error:  # noqa: BLE001 - the outermost shell: the others are measured all the same
+        traceback.print_exc()
+        return {"stage": name, "shows": stage.shows, "failed": f"{type(error).__name__}: {error}", "tables": []}
     for table in tables:
         show_table(table)
     seconds = time.perf_counter() - started
-    figures = {"stage": name, "shows": stage.shows, "seconds": round(seconds, 1), "tables": [*map(as_dict, tables)]}
+    figures = {
+        "stage": name,
+        "shows": stage.shows,
+        "on": machine(),
+        "seconds": round(seconds, 1),
+        "tables": [*map(as_dict, tables)],
+        "text": text,
+    }
     keep(name, {"given": {**asdict(given), "scratch": "", "data": str(given.data or "")}, **figures})
     return figures
 

@@ -56,7 +56,7 @@ def stage_markdown(stage: Mapping[str, Any]) -> list[str]:
     """The tables of one stage."""
     if "failed" in stage:
         return [f"This stage failed: {stage['failed']}"]
-    parts = []
+    parts = [f"```\n{stage['text']}\n```"] if stage["text"] else []
     for table in stage["tables"]:
         lines = [f"**{table['title']}**", "", f"| {' | '.join(_COLUMNS)} |", "|" + "---|" * len(_COLUMNS)]
         lines += [f"| {' | '.join(row['cells'])} |" for row in table["rows"]]

@@ -30,10 +30,8 @@ REDUCED_VERSION = 2
 # averaging leaves out is what the bicubic filter would have taken away.
 _REDUCED_AT_LEAST = 2
 
-# From so many times the size that comes out, products are faster than Pillow (half the time at twice the size) ...
+# From so many times the size that comes out, products are faster than Pillow: half the time at twice the size.
 _SHRUNK_BY_PRODUCTS = 1.25
-# ... and up to here the copy that they work on is no weight; a JPEG at reduced size seldom has more.
-_MOST_PIXELS_BY_PRODUCTS = 4_000_000
 
 # The family is told by the class name of the processor; its suffix has changed with transformers' versions.
 _SUFFIXES = ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")
@@ -156,9 +154,8 @@ class ClipPreprocessing:
         """Resize what stands in a box to the size that comes out."""
         height, width = self.output_size
         shrinks = min((box[2] - box[0]) / width, (box[3] - box[1]) / height) >= _SHRUNK_BY_PRODUCTS
-        is_small = picture.width * picture.height <= _MOST_PIXELS_BY_PRODUCTS
-        if self.resample == Image.Resampling.BICUBIC and shrinks and is_small:
-            return resize_bicubic(np.asarray(picture), box, (width, height))
+        if self.resample == Image.Resampling.BICUBIC and shrinks:
+            return resize_bicubic(picture, box, (width, height))
         return np.asarray(picture.resize((width, height), Image.Resampling(self.resample), box=box))
 
     def _middle(self, size: tuple[int, int]) -> tuple[float, float, float, float] | None:

@@ -1,4 +1,4 @@
-"""Cropping, and antialiased bicubic resizing as Pillow does it, by matrix products in half the time. Knows numpy only.
+"""Cropping, and antialiased bicubic resizing as Pillow does it, by matrix products in half the time.
 
 Pillow adds up pixel by pixel; here some rows of the result are one product of their weights with the rows that they
 are made of, so that the processor's vector units do it. Weights are whole multiples of 2^-15 and pixels are bytes:
@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
+from PIL import Image
 
 from storage.block_search import blas_threads
 
@@ -41,20 +42,21 @@ class _Step:
     weights: Floats
 
 
-def resize_bicubic(picture: Bytes, box: tuple[float, float, float, float], size: tuple[int, int]) -> Bytes:
-    """Make of a box (left, top, right, bottom in pixels) of an (h, w, 3) picture one of (width, height) pixels.
+def resize_bicubic(picture: Image.Image, box: tuple[float, float, float, float], size: tuple[int, int]) -> Bytes:
+    """Make of a box (left, top, right, bottom in pixels) of an RGB picture one of (width, height) pixels.
 
     The result is (height, width, 3). As with Pillow's `resize(box=)`, pixels beside the box count at its edges.
     """
     left, top, right, bottom = box
-    down = _steps(picture.shape[0], (top, bottom), size[1], 1)
-    across = _steps(picture.shape[1], (left, right), size[0], _CHANNELS)
-    narrow = picture[:, across[0].begin // _CHANNELS : across[-1].end // _CHANNELS]
+    down = _steps(picture.height, (top, bottom), size[1], 1)
+    across = _steps(picture.width, (left, right), size[0], _CHANNELS)
+    first, last = across[0].begin // _CHANNELS, across[-1].end // _CHANNELS
     made = np.empty((size[1], size[0] * _CHANNELS), dtype=np.uint8)
     with blas_threads().one_each():  # the products are small, and pictures are resized on many threads at once
         for start in range(0, len(down), _STEPS_DOWN):
             some = down[start : start + _STEPS_DOWN]
-            made[some[0].first : some[-1].stop] = _across(_down(narrow, some), across)
+            strip = np.asarray(picture.crop((first, some[0].begin, last, some[-1].end)))
+            made[some[0].first : some[-1].stop] = _across(_down(strip, some), across)
     return made.reshape(size[1], size[0], _CHANNELS)
 
 
@@ -72,12 +74,12 @@ def center_crop(pixels: Bytes, crop: tuple[int, int] | None) -> Bytes:
     return pixels[top : top + crop[0], left : left + crop[1]]
 
 
-def _down(picture: Bytes, steps: Sequence[_Step]) -> Floats:
-    """Make some rows of the result, still as wide as the picture: (rows, w * 3), whole grey levels."""
-    first = steps[0].first
-    made = np.empty((steps[-1].stop - first, picture.shape[1] * _CHANNELS), dtype=np.float32)
+def _down(strip: Bytes, steps: Sequence[_Step]) -> Floats:
+    """Make some rows of the result out of theirs, still as wide as these: (rows, w * 3), whole grey levels."""
+    first, top = steps[0].first, steps[0].begin
+    made = np.empty((steps[-1].stop - first, strip.shape[1] * _CHANNELS), dtype=np.float32)
     for step in steps:
-        source = picture[step.begin : step.end].astype(np.float32).reshape(-1, made.shape[1])
+        source = strip[step.begin - top : step.end - top].astype(np.float32).reshape(-1, made.shape[1])
         np.matmul(step.weights.T, source, out=made[step.first - first : step.stop - first])
     return _to_levels(made)
 

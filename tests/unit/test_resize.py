@@ -39,7 +39,7 @@ def test_a_picture_is_what_pillow_makes_but_for_rounding(
     size: tuple[int, int], box: tuple[float, float, float, float]
 ) -> None:
     photo = _photo(*size)
-    made = resize_bicubic(photo, box, (SIDE, SIDE)).astype(int)
+    made = resize_bicubic(Image.fromarray(photo), box, (SIDE, SIDE)).astype(int)
     wanted = np.asarray(Image.fromarray(photo).resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=box)).astype(int)
     assert made.shape == wanted.shape
     assert np.abs(made - wanted).max() <= 3
@@ -48,7 +48,7 @@ def test_a_picture_is_what_pillow_makes_but_for_rounding(
 
 def test_the_result_may_be_of_any_shape() -> None:
     photo, box = _photo(500, 400), (10.0, 20.0, 490.0, 380.0)
-    made = resize_bicubic(photo, box, (301, 97)).astype(int)
+    made = resize_bicubic(Image.fromarray(photo), box, (301, 97)).astype(int)
     wanted = np.asarray(Image.fromarray(photo).resize((301, 97), Image.Resampling.BICUBIC, box=box)).astype(int)
     assert made.shape == (97, 301, 3)
     assert np.abs(made - wanted).max() <= 3
@@ -64,14 +64,14 @@ def test_no_sum_is_rounded_so_that_every_blas_gives_the_same_bytes() -> None:
             assert np.abs(whole).sum(axis=0).max() * 255 < 2**24
             assert (whole.sum(axis=0) == resize._UNIT).all()
     box = (0.0, 0.0, 700.0, 600.0)
-    made = resize_bicubic(photo, box, (SIDE, SIDE))
-    mirrored = resize_bicubic(np.ascontiguousarray(photo[:, :, ::-1]), box, (SIDE, SIDE))
+    made = resize_bicubic(Image.fromarray(photo), box, (SIDE, SIDE))
+    mirrored = resize_bicubic(Image.fromarray(np.ascontiguousarray(photo[:, :, ::-1])), box, (SIDE, SIDE))
     assert (made == mirrored[:, :, ::-1]).all()
 
 
 @pytest.mark.parametrize("level", [0, 1, 128, 254, 255])
 def test_a_plain_picture_keeps_its_colour(level: int) -> None:
-    made = resize_bicubic(np.full((481, 643, 3), level, dtype=np.uint8), (81.0, 0.0, 562.0, 481.0), (SIDE, SIDE))
+    made = resize_bicubic(Image.new("RGB", (643, 481), (level,) * 3), (81.0, 0.0, 562.0, 481.0), (SIDE, SIDE))
     assert (made == level).all()
 
 
@@ -79,7 +79,7 @@ def test_many_threads_get_what_one_gets() -> None:
     photos = [_photo(400 + 10 * number, 380) for number in range(8)]
 
     def made(photo: np.ndarray) -> np.ndarray:
-        return resize_bicubic(photo, (0.0, 0.0, 380.0, 380.0), (SIDE, SIDE))
+        return resize_bicubic(Image.fromarray(photo), (0.0, 0.0, 380.0, 380.0), (SIDE, SIDE))
 
     alone = [made(photo) for photo in photos]
     with ThreadPoolExecutor(4) as pool:
