@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from servers import ValkeyServer, environment_of, free_port, wait_for  # noqa: E
 
 from storage.settings import Settings  # noqa: E402
 
-__all__ = ["System", "free_port", "running", "wait_for"]
+__all__ = ["System", "free_port", "new_postgres_databases", "running", "wait_for"]
 
 _READY_SECONDS = 120
 
@@ -71,6 +71,21 @@ def running(database: str = "sqlite", **settings: Any) -> Iterator[System]:
             server = parts.enter_context(running_server(_binaries()))
             given["database_url"] = server.url(server.make_database())
         yield System(folder, parts, Settings(**given))
+
+
+@contextmanager
+def new_postgres_databases() -> Iterator[Callable[[], str]]:
+    """Makes addresses of empty databases on one PostgreSQL; the one before is removed."""
+    with running_server(_binaries()) as server:
+        made: list[str] = []
+
+        def new_database() -> str:
+            while made:
+                server.execute(f"DROP DATABASE {made.pop()} WITH (FORCE)")
+            made.append(server.make_database())
+            return server.url(made[0])
+
+        yield new_database
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

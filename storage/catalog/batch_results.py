@@ -13,21 +13,22 @@ from sqlalchemy import Connection, select
 from storage.catalog import tables
 from storage.catalog.added_vectors import fitting
 from storage.catalog.clock import now
-from storage.catalog.commit import write_batch
 from storage.catalog.engine import Database
+from storage.catalog.gathered_writes import GatheredWrites
 from storage.catalog.generations import active_generation, lock_generations
-from storage.catalog.job_records import REINDEX, UNFINISHED_BATCH, BatchResult, Lease
+from storage.catalog.job_records import REINDEX, UNFINISHED_BATCH, BatchResult, Lease, add_counts
 from storage.catalog.job_rows import (
+    FinishedBatch,
     count_outcomes,
     find_job,
-    finish_batch,
+    finish_batches,
     lock_batches,
     lock_jobs,
     release_batch,
 )
 from storage.catalog.leases import check_lease
 from storage.catalog.records import Generation, JobRecord
-from storage.catalog.statements import chunks
+from storage.catalog.statements import one_of
 
 _BATCHES = tables.job_batches.c
 _IMAGES = tables.images.c
@@ -60,12 +61,20 @@ class _Commit:
         }
         self._generations = lock_generations(connection, {result.generation_id for result in results})
         self._deleted = self._lock_images()
+        self._writes = GatheredWrites(connection)
+        self._finished: list[FinishedBatch] = []
+        self._counts: dict[int, dict[str, int]] = {}  # by job
 
     def write(self) -> list[bool]:
         """Write what is to be written; return for each result whether it was."""
-        return [self._write_one(result) for result in self._results]
+        written = [self._take(result) for result in self._results]
+        self._writes.flush()
+        finish_batches(self._connection, self._finished)
+        for job_id, counts in self._counts.items():
+            count_outcomes(self._connection, find_job(self._connection, job_id), counts, self._moment)
+        return written
 
-    def _write_one(self, result: BatchResult) -> bool:
+    def _take(self, result: BatchResult) -> bool:
         batch = self._open.pop(result.batch_id, None)
         if batch is None:
             log.info("batch %d: delivered again, or cancelled; nothing to commit", result.batch_id)
@@ -78,20 +87,20 @@ class _Commit:
             return False
         if generation is None or generation.state == "retired":
             log.warning("batch %d: generation %d takes no commits", result.batch_id, result.generation_id)
-            finish_batch(self._connection, batch.id, "cancelled", {})
-            self._count(batch.job_id, {})
+            self._finish(job, FinishedBatch(batch.id, "cancelled", {}))
             return False
+        self._writes.aim(generation.id, vectors_only=job.kind == REINDEX)
         if job.kind == REINDEX:
             kept = self._vectors_only(result, generation)
         else:
             kept = self._without_deleted(result, job, generation)
-        write_batch(self._connection, result.generation_id, kept.batch)
-        finish_batch(self._connection, batch.id, "done", kept.counts)
-        self._count(batch.job_id, kept.counts)
+        self._writes.add(kept.batch)
+        self._finish(job, FinishedBatch(batch.id, "done", kept.counts))
         return True
 
-    def _count(self, job_id: int, counts: Mapping[str, int]) -> None:
-        count_outcomes(self._connection, find_job(self._connection, job_id), counts, self._moment)
+    def _finish(self, job: JobRecord, batch: FinishedBatch) -> None:
+        self._finished.append(batch)
+        self._counts[job.id] = add_counts(self._counts.get(job.id, {}), batch.counts)
 
     def _was_replaced(self, generation: Generation) -> bool:
         """Whether another generation is active; under the generation's lock, which a switch takes too."""
@@ -130,11 +139,10 @@ class _Commit:
         deleted: dict[int, dict[str, datetime]] = {collection_id: {} for collection_id in wanted}
         columns = (_IMAGES.image_id, _IMAGES.deleted_at)
         for collection_id in sorted(wanted):
-            for ids in chunks(sorted(wanted[collection_id])):
-                here = (_IMAGES.collection_id == collection_id, _IMAGES.image_id.in_(ids))
-                statement = select(*columns).where(*here).order_by(_IMAGES.image_id).with_for_update(key_share=True)
-                rows = self._connection.execute(statement)
-                deleted[collection_id].update({row.image_id: row.deleted_at for row in rows if row.deleted_at})
+            among = one_of(self._connection, _IMAGES.image_id, wanted[collection_id])
+            statement = select(*columns).where(_IMAGES.collection_id == collection_id, among).order_by(_IMAGES.image_id)
+            rows = self._connection.execute(statement.with_for_update(key_share=True))
+            deleted[collection_id].update({image_id: deleted_at for image_id, deleted_at in rows if deleted_at})
         return deleted
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from storage.catalog import tables
 from storage.catalog.clock import now
@@ -86,10 +86,34 @@ def count_batches(connection: Connection, job_id: int, states: Sequence[BatchSta
     return connection.execute(statement).scalar_one()
 
 
+class FinishedBatch(NamedTuple):
+    """A locked batch that nobody works on from here on, and how many of its images had which outcome."""
+
+    id: int
+    state: BatchState
+    counts: Mapping[str, int]
+
+
 def finish_batch(connection: Connection, batch_id: int, state: BatchState, counts: Mapping[str, int]) -> None:
     """Close a locked batch: nobody works on it from here on."""
-    values = {"state": state, "counts": dict(counts), "finished_at": now(), "lease_expires_at": None}
-    connection.execute(update(tables.job_batches).where(_BATCHES.id == batch_id).values(values))
+    finish_batches(connection, [FinishedBatch(batch_id, state, counts)])
+
+
+def finish_batches(connection: Connection, batches: Sequence[FinishedBatch]) -> None:
+    """Close these locked batches."""
+    if not batches:
+        return
+    connection.execute(
+        update(tables.job_batches)
+        .where(_BATCHES.id == bindparam("finished_id"))
+        .values(
+            state=bindparam("new_state"),
+            counts=bindparam("new_counts"),
+            finished_at=now(),
+            lease_expires_at=None,
+        ),
+        [{"finished_id": batch.id, "new_state": batch.state, "new_counts": dict(batch.counts)} for batch in batches],
+    )
 
 
 def release_batch(connection: Connection, batch_id: int) -> None:

@@ -26,8 +26,7 @@ def pack_vectors(vectors: Sequence[Vectors], image_ids: Sequence[str], dimension
 def unpack_vectors(blobs: Sequence[bytes], dimension: int) -> Vectors:
     """The vectors as (n, dimension) float32, writable. Raises CatalogError when a row has another size."""
     size = dimension * _STORED.itemsize
-    for blob in blobs:
-        if len(blob) != size:
-            raise CatalogError(f"the catalog is damaged: a vector of {len(blob)} bytes where {size} belong")
+    for found in set(map(len, blobs)) - {size}:
+        raise CatalogError(f"the catalog is damaged: a vector of {found} bytes where {size} belong")
     joined = bytearray().join(blobs)  # one copy, and numpy may write into a bytearray
     return np.frombuffer(joined, dtype=_STORED).reshape(len(blobs), dimension).astype(np.float32, copy=False)
