@@ -125,9 +125,15 @@ def release_batch(connection: Connection, batch_id: int) -> None:
 def count_outcomes(connection: Connection, job: JobRecord, counts: Mapping[str, int], moment: datetime) -> None:
     """Add to a locked job's counts, and finish it when its listing is done and no batch is unfinished."""
     values: dict[str, Any] = {"counts": add_counts(job.counts, counts), "updated_at": moment}
-    if job.state == "running" and not count_batches(connection, job.id, UNFINISHED_BATCH):
+    if job.state == "running" and not _has_unfinished(connection, job.id):
         values |= {"state": "finished", "finished_at": moment}
     connection.execute(update(tables.jobs).where(_JOBS.id == job.id).values(values))
+
+
+def _has_unfinished(connection: Connection, job_id: int) -> bool:
+    """Whether a batch is left; each commit asks, so the first one found is enough: a job may have thousands."""
+    here = (_BATCHES.job_id == job_id, _BATCHES.state.in_(UNFINISHED_BATCH))
+    return connection.execute(select(_BATCHES.id).where(*here).limit(1)).first() is not None
 
 
 def _existing(row: Row[Any] | None, job_id: int) -> JobRecord:
