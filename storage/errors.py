@@ -146,6 +146,12 @@ class UnknownImageId(VectorIndexError):
     reason = "unknown_id"
 
 
+class SnapshotDamaged(VectorIndexError):
+    """Raised when a snapshot is published whose index rests on files that changed meanwhile. Load the index anew."""
+
+    reason = "snapshot_damaged"
+
+
 class IndexFileError(VectorIndexError):
     """Raised when loading a saved index: missing, damaged, foreign, or of another model. Rebuild it instead."""
 

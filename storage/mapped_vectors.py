@@ -10,22 +10,30 @@ from storage.records import ModelIdentity
 from storage.vector_checks import Vectors
 
 
+def nothing_to_check() -> None:
+    """For what is in memory: nothing outside can change it."""
+
+
 @dataclass(frozen=True)
 class LiveVectors:
-    """Everything an index holds, to be written: `rows(start, stop)` are copies of the vectors of these ids."""
+    """Everything an index holds, to be written: `rows(start, stop)` are copies of the vectors of these ids.
+
+    `check` raises SnapshotDamaged when a file that the rows are mapped from is not what it was.
+    """
 
     dimension: int
     model: ModelIdentity | None
     deviation: float
     image_ids: Sequence[str]
     rows: Callable[[int, int], Vectors]
+    check: Callable[[], None] = nothing_to_check
 
 
 @dataclass(frozen=True)
 class MappedVectors:
     """What a snapshot holds: (n, d) float32 rows in parts, writable (a mapped part copies the page that is written).
 
-    `deviation` is how far the squared length of a row may be from 1 at most.
+    `deviation` is how far the squared length of a row may be from 1 at most. `check`: as `LiveVectors` has it.
     """
 
     dimension: int
@@ -33,3 +41,4 @@ class MappedVectors:
     deviation: float
     ids: IdTable
     parts: Sequence[Vectors]
+    check: Callable[[], None] = nothing_to_check

@@ -10,18 +10,18 @@ import hashlib
 import json
 import logging
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from storage.errors import IndexFileError, StorageError
+from storage.errors import IndexFileError, SnapshotDamaged, StorageError
 from storage.id_table import IdTable, pack_ids
 from storage.images.backend import StorageBackend
 from storage.images.local import LocalStorage
-from storage.index_manifest import FileEntry, Manifest, data_name
-from storage.mapped_vectors import LiveVectors, MappedVectors
+from storage.index_manifest import MANIFEST, FileEntry, Manifest, data_name
+from storage.mapped_vectors import LiveVectors, MappedVectors, nothing_to_check
 from storage.vector_checks import UNIT_TOLERANCE, Vectors
 
 PART_BYTES = 64 * 1024 * 1024  # of one object: below the stores' cap on one file, and what a kill can leave behind
@@ -30,6 +30,8 @@ CHECKED = "checked.json"
 _CHECKED_ROWS = 8192  # looked at together: 16 MiB at 512-d
 _MOST_DEVIATION = 2 * UNIT_TOLERANCE + UNIT_TOLERANCE**2  # of a squared length, where lengths may be off so far
 _ROUNDING = 1e-5  # float32 lengths summed in another order
+
+Marks = dict[str, list[int]]  # by name of file: inode, size, times of modification and change
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +55,7 @@ class SnapshotFiles:
     """
 
     def __init__(self, backend: StorageBackend, prefix: str) -> None:
+        self.written: Marks = {}  # of the data files written here, as they were before they were read back
         self._backend = backend
         self._prefix = prefix
         self._folder = backend.root if isinstance(backend, LocalStorage) else None
@@ -61,6 +64,8 @@ class SnapshotFiles:
         """Write one file and read it back: a failing disk may take bytes and keep others. Raises IndexFileError."""
         key = self._prefix + name
         self._backend.put(key, data)
+        if self._folder is not None and name != MANIFEST:
+            self.written[name] = _mark(self._folder / key)
         if self._backend.get(key) != data:
             raise IndexFileError(f"{self._backend.uri(key)} reads back other bytes than were written")
 
@@ -79,7 +84,8 @@ class SnapshotFiles:
 
     def open_vectors(self, manifest: Manifest) -> MappedVectors:
         """Map or read everything. Raises IndexFileError: missing, damaged, foreign; StorageError."""
-        known = self._is_checked(manifest)
+        marks = self.marks(manifest)  # first: what is changed from here on is hashed again the next time
+        known = self._is_checked(marks)
         data = {name: self._data(name, entry, known=known) for name, entry in manifest.files.items()}
         if SHAPE not in data or _part(IDS, 0) not in data:
             raise IndexFileError(f"{self._uri('')} has no {SHAPE} or no ids: another program published it")
@@ -95,33 +101,50 @@ class SnapshotFiles:
             deviation=shape.deviation,
             ids=IdTable(table, self._uri("")),
             parts=[self._rows(data[name], manifest.dimension) for name in _parts(ROWS, manifest)],
+            check=self._check_of(manifest),
         )
         self._check_counts(vectors, manifest)
         if not known:
             self._check_contents(vectors)
-            self.remember_checked(manifest)
+            self.remember_checked(marks)
         return vectors
 
-    def remember_checked(self, manifest: Manifest) -> None:
-        """Note that the files, as they are on this disk, hold what the manifest says."""
+    def remember_checked(self, marks: Marks) -> None:
+        """Note that the files held what the manifest says when they had these marks on this disk."""
         if self._folder is None:
             return
         try:
-            self._backend.put(self._prefix + CHECKED, json.dumps(self._marks(manifest)).encode())
+            self._backend.put(self._prefix + CHECKED, json.dumps(marks).encode())
         except (StorageError, OSError) as error:  # a folder that may only be read: then they are hashed each time
             _log.debug("not remembered that the files of %s are whole: %s", self._uri(""), error)
 
-    def _is_checked(self, manifest: Manifest) -> bool:
+    def _check_of(self, manifest: Manifest) -> Callable[[], None]:
+        """What hashes the mapped files again, also once they are removed: through a mapping that is only read."""
+        if self._folder is None:
+            return nothing_to_check
+        mapped = [(entry, self._mapped(entry, mmap.ACCESS_READ)) for entry in manifest.files.values()]
+
+        def check() -> None:
+            for entry, data in mapped:
+                if hashlib.sha256(data).hexdigest() != entry.sha256:
+                    raise SnapshotDamaged(f"{self._path(entry)} was changed after it was loaded")
+
+        return check
+
+    def _is_checked(self, marks: Marks) -> bool:
         if self._folder is None:
             return False
         try:
-            return bool(json.loads(self._backend.get(self._prefix + CHECKED)) == self._marks(manifest))
+            return bool(json.loads(self._backend.get(self._prefix + CHECKED)) == marks)
         except (StorageError, OSError, ValueError, RecursionError):
             return False
 
-    def _marks(self, manifest: Manifest) -> dict[str, list[int]]:
-        found = ((entry.name, self._path(entry).stat()) for entry in manifest.files.values())
-        return {name: [one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns] for name, one in found}
+    def marks(self, manifest: Manifest) -> Marks:
+        """How the data files stand on this disk, those that are there; empty where they are not mapped."""
+        if self._folder is None:
+            return {}
+        paths = {entry.name: self._path(entry) for entry in manifest.files.values()}
+        return {name: _mark(path) for name, path in paths.items() if path.is_file()}
 
     def _write_data(self, name: str, data: bytes) -> FileEntry:
         digest = hashlib.sha256(data).hexdigest()
@@ -138,8 +161,8 @@ class SnapshotFiles:
     def _read(self, entry: FileEntry) -> memoryview:
         return memoryview(bytearray(self._backend.get(self._prefix + entry.name)))  # may be written, as a mapped one
 
-    def _mapped(self, entry: FileEntry) -> memoryview:
-        """The file, copied on write: page by page, for this process alone."""
+    def _mapped(self, entry: FileEntry, access: int = mmap.ACCESS_COPY) -> memoryview:
+        """The file; by default copied on write: page by page, for this process alone."""
         path = self._path(entry)
         try:
             size = path.stat().st_size if path.is_file() else -1  # opening a fifo would wait for its writer
@@ -147,7 +170,7 @@ class SnapshotFiles:
                 raise IndexFileError(f"{path} is missing or damaged: {max(size, 0)} bytes instead of {entry.bytes}")
             with path.open("rb") as file:
                 # nothing cannot be mapped
-                return memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY) if size else bytearray())
+                return memoryview(mmap.mmap(file.fileno(), size, access=access) if size else bytearray())
         except (OSError, ValueError) as error:
             raise IndexFileError(f"cannot map {path}: {error}") from error
 
@@ -176,6 +199,11 @@ class SnapshotFiles:
 
     def _uri(self, name: str) -> str:
         return self._backend.uri(self._prefix + name)
+
+
+def _mark(path: Path) -> list[int]:
+    info = path.stat()
+    return [info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns]
 
 
 def _blocks(vectors: MappedVectors) -> Iterator[Vectors]:

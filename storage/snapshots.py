@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 
 from storage.catalog import Catalog, Generation, PublishedFile, SnapshotRecord
-from storage.errors import ImageNotFound, IndexFileError, StorageError
+from storage.errors import ImageNotFound, IndexFileError, SnapshotDamaged, StorageError
 from storage.images.backend import StorageBackend
 from storage.images.local import LocalStorage
 from storage.images.locate import open_source
@@ -47,7 +47,8 @@ class SnapshotStore:
         """Write a snapshot that holds every change up to `seq`, check it, record it, and remove old ones.
 
         Raises StorageError or IndexFileError when the store refuses it (full, unreachable) or reads back other
-        bytes than were written: nothing is recorded then, and the snapshots before it stay.
+        bytes than were written, SnapshotDamaged when the index rests on files that changed since it was loaded:
+        nothing is recorded then, and the snapshots before it stay.
         """
         prefix = f"{_folder(generation)}/{seq:020d}-{secrets.token_hex(4)}-"
         count, files = len(vectors.image_ids), self._files(prefix)
@@ -61,10 +62,11 @@ class SnapshotStore:
             )
             written = manifest_bytes(manifest)
             files.write(MANIFEST, written)
-        except (StorageError, IndexFileError):
+            vectors.check()  # last: whatever was read of the files before stood in them so
+        except (StorageError, IndexFileError, SnapshotDamaged):
             self._remove(prefix)
             raise
-        files.remember_checked(manifest)
+        files.remember_checked(files.written)
         published = PublishedFile(seq, count, self._backend.uri(prefix + MANIFEST), hashlib.sha256(written).hexdigest())
         self._catalog.snapshots.record(generation.id, published)
         self._prune(generation)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from storage.errors import DuplicateImageId, IndexFileError, UnknownImageId, VectorIndexError
 from storage.exact_search import GATHER_ROWS, Hit, SearchSpace, exact_search
 from storage.index_files import IndexContents, write_index_folder
-from storage.mapped_vectors import LiveVectors, MappedVectors
+from storage.mapped_vectors import LiveVectors, MappedVectors, nothing_to_check
 from storage.records import ModelIdentity
 from storage.row_ids import RowIds
 from storage.row_store import RowStore
@@ -55,6 +55,7 @@ class VectorIndex:
         self._rows = RowStore(self._dimension)
         self._ids = RowIds()
         self._lock = threading.RLock()
+        self._check: Callable[[], None] = nothing_to_check
         self._saving = threading.Lock()  # the folder has one writer at a time; searches go on meanwhile
         self.model = model
 
@@ -221,6 +222,7 @@ class VectorIndex:
                 deviation=self._rows.deviation,
                 image_ids=self._ids.ids(),
                 rows=lambda start, stop: self._rows.take(live[start:stop]),
+                check=self._check,
             )
 
     @classmethod
@@ -249,6 +251,7 @@ class VectorIndex:
         index = cls(vectors.dimension, model=vectors.model)
         index._rows = RowStore(vectors.dimension, vectors.parts, vectors.deviation)
         index._ids = RowIds(vectors.ids)
+        index._check = vectors.check
         return index
 
     def _positions(self, image_ids: list[str]) -> Positions:

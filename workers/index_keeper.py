@@ -13,7 +13,7 @@ from time import monotonic
 
 from pipeline.replica import IndexReplica
 from storage.catalog import Catalog
-from storage.errors import IndexFileError, StorageError, VisualSearchError
+from storage.errors import IndexFileError, SnapshotDamaged, StorageError, VisualSearchError
 from storage.snapshots import SnapshotStore
 from workers.metrics import FEED_LAG, INDEX_SEQ, SNAPSHOT_SEQ, SNAPSHOT_TIME, STAGE_SECONDS
 
@@ -91,21 +91,29 @@ class IndexKeeper:
     def _keep(self, generation_id: int, *, written: bool) -> None:
         kept = self._kept.get(generation_id)
         if kept is None:
-            generation = self._catalog.generations.get(generation_id)
-            replica = IndexReplica.boot(self._catalog, generation, self._snapshots)
-            kept = self._kept[generation_id] = _Kept(replica, monotonic(), monotonic())
-            if (newest := self._catalog.snapshots.newest(generation_id)) is not None:
-                SNAPSHOT_TIME.labels(str(generation_id)).set(newest.created_at.timestamp())
-            _log.info("following generation %d from change %d", generation_id, replica.seq)
+            kept = self._begin(generation_id)
         elif written:
             kept.replica.catch_up()
             kept.written_at = monotonic()
         if self._is_due(kept):
-            self._publish(kept)
+            try:
+                self._publish(kept)
+            except SnapshotDamaged as error:
+                _log.error("the index of generation %d is loaded anew: %s", generation_id, error)
+                kept = self._begin(generation_id)
         self._measure(kept)
         if kept.replica.seq == kept.replica.snapshot_seq and monotonic() - kept.written_at >= _FORGET_SECONDS:
             del self._kept[generation_id]
             _forget_measures(generation_id)
+
+    def _begin(self, generation_id: int) -> _Kept:
+        generation = self._catalog.generations.get(generation_id)
+        replica = IndexReplica.boot(self._catalog, generation, self._snapshots)
+        kept = self._kept[generation_id] = _Kept(replica, monotonic(), monotonic())
+        if (newest := self._catalog.snapshots.newest(generation_id)) is not None:
+            SNAPSHOT_TIME.labels(str(generation_id)).set(newest.created_at.timestamp())
+        _log.info("following generation %d from change %d", generation_id, replica.seq)
+        return kept
 
     def _measure(self, kept: _Kept) -> None:
         name, replica = str(kept.replica.generation.id), kept.replica

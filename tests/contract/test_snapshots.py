@@ -6,24 +6,29 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from buckets import Bucket
 from catalog_batches import MODEL, failure, indexed, state_of_follower
+from servers import wait_for
 
 from pipeline import replica as replica_module
 from pipeline.replica import IndexReplica
 from storage.catalog import Catalog, Generation, IndexBatch, PublishedFile
-from storage.errors import IndexFileError, StorageError, StorageUnavailable
+from storage.errors import IndexFileError, SnapshotDamaged, StorageError, StorageUnavailable
 from storage.images.backend import StorageBackend
 from storage.images.local import LocalStorage
 from storage.images.s3 import S3Storage
 from storage.index_manifest import manifest_bytes, parse_manifest
 from storage.mapped_vectors import LiveVectors
+from storage.snapshot_files import SnapshotFiles
 from storage.snapshots import SnapshotStore
+from workers.index_keeper import IndexKeeper, SnapshotPolicy
 
 PART_BYTES = 300  # a few vectors, so that every file has several parts
 
@@ -398,3 +403,81 @@ def test_a_replica_can_rest_anew_once_a_snapshot_holds_most_of_its_own_memory(
     anew = IndexReplica.boot(catalog, fresh(catalog, generation), store)
     assert not anew.can_rest_anew(store)
     assert holds(anew) == holds(replica)
+
+
+def flip_in_place(folder: Path, seq: int, name: str) -> None:
+    """Change one bit in a file of the snapshot at this change, as a failing disk does: who maps it sees that."""
+    path = next(path for path in folder.rglob(f"{seq:020d}-*{name}*"))
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 4]))
+
+
+@pytest.mark.parametrize("name", ["rows.000001", "ids.000000"])
+def test_a_snapshot_that_changes_under_a_replica_is_not_handed_on_to_the_next(
+    catalog: Catalog, generation: Generation, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "snapshots"
+    store = SnapshotStore(catalog, LocalStorage(folder), part_bytes=PART_BYTES)
+    commit(catalog, generation, "abcdefghijklmnopqrstuvw")
+    seq = publish(catalog, generation, store)
+    replica = IndexReplica.boot(catalog, fresh(catalog, generation), store)
+    flip_in_place(folder, seq, name)
+    commit(catalog, generation, "xyz", 100)
+    replica.catch_up()
+    with pytest.raises(SnapshotDamaged, match="changed"):
+        replica.publish(store)
+    assert [record.seq for record in catalog.snapshots.list(generation.id)] == [seq]
+    assert not list(folder.rglob(f"{replica.seq:020d}-*"))
+    booted = IndexReplica.boot(catalog, fresh(catalog, generation), store)
+    from_sql = IndexReplica(catalog, fresh(catalog, generation))
+    from_sql.catch_up()
+    assert holds(booted) == holds(from_sql)
+
+
+def test_a_keeper_whose_snapshot_changes_under_it_begins_anew(
+    catalog: Catalog, generation: Generation, tmp_path: Path
+) -> None:
+    folder = tmp_path / "snapshots"
+    store = SnapshotStore(catalog, LocalStorage(folder), part_bytes=PART_BYTES)
+    commit(catalog, generation, "abcdefghijklmnopqrstuvw")
+    seq = publish(catalog, generation, store)
+    with closing(IndexKeeper(catalog, store, SnapshotPolicy(1, 3600))) as keeper:
+        keeper.follow([generation.id])
+        wait_for(lambda: keeper.seqs().get(generation.id) == seq)
+        flip_in_place(folder, seq, "rows.000001")
+        commit(catalog, generation, "xyz", 100)
+
+        def published() -> bool:
+            keeper.follow([generation.id])
+            return catalog.snapshots.newest(generation.id).seq > seq  # type: ignore[union-attr]
+
+        wait_for(published, what="a snapshot of the changes")
+    booted = IndexReplica.boot(catalog, fresh(catalog, generation), store)
+    from_sql = IndexReplica(catalog, fresh(catalog, generation))
+    from_sql.catch_up()
+    assert booted.snapshot_seq > seq
+    assert holds(booted) == holds(from_sql)
+
+
+def test_a_file_that_changes_before_it_is_remembered_as_whole_is_hashed_again(
+    catalog: Catalog, generation: Generation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "snapshots"
+    store = SnapshotStore(catalog, LocalStorage(folder), part_bytes=PART_BYTES)
+    commit(catalog, generation, "abcdef")
+    real = SnapshotFiles.remember_checked
+
+    def late(files: SnapshotFiles, *arguments: Any) -> None:
+        flip_in_place(folder, 6, "rows.000000")
+        real(files, *arguments)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(SnapshotFiles, "remember_checked", late)
+        replica = IndexReplica(catalog, fresh(catalog, generation))
+        replica.catch_up()
+        with replica.index.reading() as vectors:
+            store.publish(replica.generation, replica.seq, vectors)
+    assert list(store.valid(fresh(catalog, generation))) == []

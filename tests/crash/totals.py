@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 # What the roles' logs say when a fault really hit something
 SEEN = {
     "no snapshot of generation": "a snapshot could not be written",
+    "is loaded anew": "an index found its mapped snapshot changed",
     "is passed over": "a damaged snapshot was passed over",
     "another aggregator writes now": "a writer found itself replaced",
     "the lease ran out and is lost": "a worker found its lease lost",

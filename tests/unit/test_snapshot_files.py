@@ -92,7 +92,7 @@ def test_files_are_hashed_once_and_then_known(files: SnapshotFiles, index: Vecto
     files.open_vectors(manifest)
     assert (tmp_path / "shot-checked.json").exists()
     flip(file_of(tmp_path, "rows.000001"))
-    files.remember_checked(manifest)  # as if it had not been found out
+    files.remember_checked(files.marks(manifest))  # as if it had not been found out
     files.open_vectors(manifest)
 
 
@@ -165,7 +165,7 @@ def test_every_damage_is_a_clear_error(
         pytest.skip("no fifos on this system")
     manifest = written(files, index)
     if known:
-        files.remember_checked(manifest)
+        files.remember_checked(files.marks(manifest))
     damage(file_of(tmp_path, name))
     with pytest.raises(IndexFileError, match="damaged"):
         files.open_vectors(manifest)
@@ -188,7 +188,7 @@ def test_a_manifest_of_another_shape_is_refused(
     update, message = FOREIGN[case]
     manifest = written(files, index).model_copy(update=update)
     if known:
-        files.remember_checked(manifest)
+        files.remember_checked(files.marks(manifest))
     with pytest.raises(IndexFileError, match=message):
         files.open_vectors(manifest)
 
