@@ -200,7 +200,7 @@ def _guarded(
     except MemoryError as error:
         raise TooManyPixels(f"{name}: the decoded picture does not fit into memory") from error
     except _PILLOW_ERRORS as error:
-        raise CorruptImage(f"{name}: {type(error).__name__}: {error}") from error
+        raise CorruptImage(f"{name}: the file is damaged: {str(error) or type(error).__name__}") from error
     if not reduced:
         size = picture.size
     elif _orientation(opened) in _ON_ITS_SIDE:

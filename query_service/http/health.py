@@ -73,7 +73,13 @@ def health_router(service: HttpService) -> APIRouter:
         error = error_body("not_ready", f"missing: {', '.join(missing)}", retryable=True)
         return JSONResponse({"ready": False, "parts": parts, **error}, 503, {"Retry-After": "1"})
 
-    @router.get("/metrics", dependencies=[requires("admin")], summary="Metrics of this process for Prometheus")
+    @router.get(
+        "/metrics",
+        dependencies=[requires("admin")],
+        summary="Metrics of this process for Prometheus",
+        response_class=Response,  # of no type of its own: JSON would be described beside the text
+        responses={200: {"content": {CONTENT_TYPE_LATEST: {}}, "description": "Prometheus's text format."}},
+    )
     def metrics() -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 

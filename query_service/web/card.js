@@ -1,7 +1,7 @@
 // One result: the picture in its right proportions within a square, score, rank, name, attributes and actions.
 
 import { el, iconButton } from "./dom.js";
-import { score, shortName, value } from "./format.js";
+import { endOfName, score, shortName, value } from "./format.js";
 import { openOriginal, thumbnail } from "./thumbnails.js";
 import { showError } from "./notices.js";
 
@@ -18,12 +18,18 @@ export function card(result, collection, act, { ranked = true } = {}) {
       actions(result, collection, act, ranked),
     ),
     ranked ? scoreBar(result.score) : null,
-    el("p", { class: "name", title: id }, shortName(id)),
+    nameLine(id),
   );
   return el("li", {}, article);
 }
 
 export const skeletons = (count) => Array.from({ length: count }, () => el("li", { class: "skeleton", "aria-hidden": "true" }, el("div", { class: "frame" }), el("div", { class: "line" })));
+
+// A long name loses its middle: names of photos differ in their last characters.
+function nameLine(id) {
+  const [begin, end] = endOfName(shortName(id));
+  return el("p", { class: "name", title: id }, el("span", {}, begin), el("span", {}, end));
+}
 
 const labelOf = (result, ranked) => (ranked ? `${result.rank}. ${result.image_id}, score ${score(result.score)}` : result.image_id);
 

@@ -20,6 +20,15 @@ export function when(text) {
 
 export const shortName = (imageId) => imageId.split("/").filter(Boolean).pop() ?? imageId;
 
+const END_CHARACTERS = 9; // "_0123.jpg"
+
+// A name in two parts, of which the second is to be seen whatever the room.
+export function endOfName(name) {
+  const characters = [...name];
+  const cut = Math.max(0, characters.length - END_CHARACTERS);
+  return [characters.slice(0, cut).join(""), characters.slice(cut).join("")];
+}
+
 // A stored address as people write it: file addresses are percent-encoded.
 export function address(uri) {
   try {

@@ -109,7 +109,7 @@ function showWaiting() {
 
 function showFailure(error) {
   if (error.name === "AbortError") return;
-  if (!shown.size) $("#grid").replaceChildren();
+  if (!$("#grid .score")) clear(); // pictures to begin with, or none: no results of anything
   $("#summary").textContent = shown.size ? "The results before" : "No answer";
   $("#load-more").hidden = true;
   showError(error, refresh);
@@ -135,6 +135,8 @@ async function welcome(mine) {
     resetTabStop();
   } catch (error) {
     if (mine === turn) showFailure(error);
+  } finally {
+    if (mine === turn) $("#grid").removeAttribute("aria-busy");
   }
 }
 

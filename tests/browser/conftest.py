@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from checkpoints import save_tiny_clip
 from pictures import jpeg, picture
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 from watched_page import OpenPage, WatchedPage
 from web_service import HOSTILE, ROLES, WebService, running_service, wait_until_ready
 
@@ -35,6 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def browser() -> Iterator[Browser]:
     if shutil.which(CHROMIUM) is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"there is no {CHROMIUM}")
+    expect.set_options(timeout=60_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS)
         yield browser

@@ -24,6 +24,25 @@ def test_an_uploaded_photo_finds_its_near_duplicates_first(watched: WatchedPage,
     assert "mine.jpg" in watched.page.locator("#chips").inner_text()
 
 
+def test_the_pictures_to_begin_with_do_not_look_as_if_something_were_to_come(watched: WatchedPage) -> None:
+    page = watched.open()
+    expect(page.locator("#grid article").first).to_be_visible()
+    expect(page.locator("#grid")).not_to_have_attribute("aria-busy", "true")
+
+
+def test_a_damaged_picture_is_told_and_no_other_pictures_pass_for_its_results(
+    watched: WatchedPage, wanted: bytes
+) -> None:
+    page = watched.open()
+    watched.expected = ("400",)
+    expect(page.locator("#grid article").first).to_be_visible()
+    watched.hand_over("drop", wanted[: len(wanted) // 2])
+    expect(page.locator("#banner")).to_contain_text("the file is damaged")
+    expect(page.locator("#banner")).not_to_contain_text("OSError")
+    expect(page.locator("#summary")).to_have_text("No answer")
+    expect(page.locator("#grid article")).to_have_count(0)
+
+
 @pytest.mark.parametrize("kind", ["paste", "drop"])
 def test_a_picture_can_be_pasted_and_dropped(watched: WatchedPage, wanted: bytes, kind: str) -> None:
     watched.open()

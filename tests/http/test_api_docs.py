@@ -35,6 +35,13 @@ def test_everything_below_v1_needs_a_scope_and_nothing_else_but_the_metrics(sche
             assert "security" not in one
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/metrics", "/v1/collections", "/v1/jobs"])
+def test_what_comes_is_of_the_type_that_is_described(stateless_app, schema, path):
+    [described] = schema["paths"][path]["get"]["responses"]["200"]["content"]
+    found = stateless_app.client.get(path).headers["content-type"]
+    assert found.split(";")[0] == described.split(";")[0]
+
+
 def test_the_page_shows_every_operation_and_loads_nothing_from_others(stateless_app, schema):
     reply = stateless_app.client.get("/docs")
     assert reply.headers["content-type"] == "text/html; charset=utf-8"
