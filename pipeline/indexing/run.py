@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from pipeline.embedding_service import EmbeddingService
 from pipeline.errors import ModelError
-from pipeline.indexing.chunks import chunks
+from pipeline.indexing.chunks import chunks, tapering_chunks
 from pipeline.indexing.context import IndexingContext
 from pipeline.indexing.embed import Embedded, embed
 from pipeline.indexing.failed_items import forget_what_is_listed
@@ -102,7 +102,7 @@ class _Run:
         compute = self._threads.compute(service.thread_use)
         batch_size = self._context.options.batch_size or service.batch_size
         prepared = self._prepared(service, compute, chain([first], fresh), batch_size)
-        for embedded in self._embedded(service, compute, chunks(prepared, batch_size)):
+        for embedded in self._embedded(service, compute, tapering_chunks(prepared, batch_size, compute.use.calls)):
             self._settle(embedded)
             self._progress()
 

@@ -27,7 +27,7 @@ from pipeline.preprocess import ClipPreprocessing
 from storage.records import ModelIdentity
 from storage.settings import allowed_threads
 
-_BATCH_SIZE = 16  # measured: 8 to 16 is best on CPUs, more only waits longer
+_BATCH_SIZE = 8  # measured: 8 to 16 is best on CPUs, more only waits longer
 _ERRORS_ONLY = 3
 
 
