@@ -49,6 +49,7 @@ STAGES: dict[str, Stage] = {
     "search": Stage("exact_search", "exact search against FAISS as it comes"),
     "snapshot": Stage("snapshot_ready", "a million vectors ready to be searched"),
     "indexing": Stage("indexing_stages", "images a second of each stage of indexing"),
+    "end-to-end": Stage("end_to_end", "indexing against the model alone, the limit, and a loop written by hand"),
 }
 
 

@@ -1,14 +1,10 @@
-"""Images per second of indexing, against the model alone, the machine's limit, and a loop as one writes it by hand.
+"""Stage `end-to-end`: indexing against the model alone, the machine's limit, and a loop as one writes it by hand.
 
-The model has the real ViT-B/32 shape and random weights, made here. Every figure is of a fresh process (or of fresh
-roles), models loaded and warm before the clock starts; the ways are measured in turns.
-
-Usage: python benchmarks/end_to_end.py [PHOTOS] [--quick] [--images N] [--repeats N] [--backend onnx|torch]
+Every figure is of a fresh process (or of fresh roles), with models loaded and warm before the clock starts.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -19,8 +15,10 @@ from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
-from measuring import in_fresh_process, keep, show, spread
+from bench_inputs import SIZES, checkpoint, photos
+from measuring import in_fresh_process
 from photo_folders import write_photo_folder
+from stage import Given, Row, Table
 from systems import System, running
 
 from pipeline.embedding_service import EmbeddingService
@@ -29,10 +27,14 @@ from storage.settings import Settings, allowed_threads
 from visual_search.collection import ImageCollection
 from workers.job_client import JobClient
 
-_SIZES = ((640, 480), (1920, 1080))
+_SIZES = ("640x480", "1080p")
+_SOURCES = 1000  # photos to cut from, at most
 _WARM_UP = 32  # pictures
-_ALONE, _ONE_CALL, _DECODING = "model alone", "model alone, one call on all cores", "decoding alone"
-_EMBEDDED, _QUEUED = "embedded: visual-search index", "queued: one embed worker"
+_AIM = 0.95  # of the model alone
+_ALONE, _ONE_CALL, _DECODING = "the model alone", "the model alone, one call on all cores", "decoding alone"
+_LIMIT = "model and decoding by turns, nothing else"
+_EMBEDDED, _QUEUED = "visual-search index", "one queued embed worker"
+_HAND, _HAND_16 = "by hand, one at a time", "by hand, 16 at a time"
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ class Clock:
         return Measured(wanted / wall, 1000 * cpu / wanted)
 
 
-def _service(model: str, backend: str) -> EmbeddingService:
-    return EmbeddingService(model, device="cpu", backend="torch" if backend == "torch" else "onnx")
+def _service(model: str) -> EmbeddingService:
+    return EmbeddingService(model, device="cpu", backend="onnx")
 
 
 def _prepared(service: EmbeddingService, photos: Sequence[Path]) -> list[Any]:
@@ -66,9 +68,9 @@ def _prepared(service: EmbeddingService, photos: Sequence[Path]) -> list[Any]:
         return [one.pixels for one in pool.map(service.prepare, photos)]
 
 
-def model_rate(model: str, backend: str, photos: Sequence[Path], *, calls: bool) -> Measured:
+def model_rate(model: str, photos: Sequence[Path], *, calls: bool) -> Measured:
     """The model on prepared pictures: as many calls at once as indexing makes, or one after the other."""
-    service = _service(model, backend)
+    service = _service(model)
     batches = list(chunks(_prepared(service, photos), service.batch_size))
     threads, embed = (service.thread_use.calls, service.embed_batch) if calls else (1, service.embed_prepared)
     _warm_up(service, batches[0])
@@ -86,18 +88,18 @@ def _warm_up(service: EmbeddingService, batch: list[Any]) -> None:
         list(pool.map(service.embed_batch, [batch[: service.batch_size]] * calls))
 
 
-def decoding_rate(model: str, backend: str, photos: Sequence[Path]) -> Measured:
+def decoding_rate(model: str, photos: Sequence[Path]) -> Measured:
     """Reading from the page cache, decoding and preparing, on all cores."""
-    service = _service(model, backend)
+    service = _service(model)
     _prepared(service, photos[:_WARM_UP])
     clock = Clock()
     return clock.measured(len(_prepared(service, photos)), len(photos))
 
 
-def embedded_rate(model: str, backend: str, photos: Sequence[Path]) -> Measured:
+def embedded_rate(model: str, photos: Sequence[Path]) -> Measured:
     """`visual-search index` of the folder into SQLite."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(data_dir=Path(folder), model=model, device="cpu", backend=_service_backend(backend))
+        settings = Settings(data_dir=Path(folder), model=model, device="cpu", backend="onnx")
         with ImageCollection(settings=settings) as collection:
             service = collection.embedding_service
             _warm_up(service, _prepared(service, photos[: 2 * service.batch_size]))
@@ -105,9 +107,9 @@ def embedded_rate(model: str, backend: str, photos: Sequence[Path]) -> Measured:
             return clock.measured(collection.index(photos[0].parent).indexed, len(photos))
 
 
-def queued_rate(model: str, backend: str, photos: Sequence[Path], warm_up: Path) -> Measured:
+def queued_rate(model: str, photos: Sequence[Path], warm_up: Path) -> Measured:
     """From `submit` to the last commit, with one embed worker on all cores and an aggregator beside it."""
-    chosen = {"model": model, "device": "cpu", "backend": _service_backend(backend)}
+    chosen = {"model": model, "device": "cpu", "backend": "onnx"}
     with running("sqlite", **chosen) as system:
         system.start("workers.aggregator")
         system.start("workers.embed_worker", OMP_NUM_THREADS=str(allowed_threads()))
@@ -126,13 +128,6 @@ def hand_rate(model: str, photos: Sequence[Path], batch: int) -> Measured:
     return clock.measured(index_photos(), len(photos))
 
 
-def save_model(folder: Path) -> str:
-    """The random checkpoint, made in a process of its own for the same reason."""
-    from checkpoints import save_random_vit_b_32
-
-    return str(save_random_vit_b_32(folder))
-
-
 def _indexed(system: System, folder: Path) -> int:
     with JobClient(system.settings) as client:
         job = client.submit(folder)
@@ -141,83 +136,54 @@ def _indexed(system: System, folder: Path) -> int:
         return job.indexed
 
 
-def _service_backend(backend: str) -> Any:
-    return "torch" if backend == "torch" else "onnx"
-
-
-def _ways(model: str, backend: str, photos: list[Path], warm_up: Path) -> dict[str, Callable[[], Measured]]:
+def _ways(model: str, photos: list[Path], warm_up: Path) -> dict[str, Callable[[], Measured]]:
     fresh = in_fresh_process
     return {
-        _ALONE: lambda: fresh(partial(model_rate, calls=True), model, backend, photos),
-        _ONE_CALL: lambda: fresh(partial(model_rate, calls=False), model, backend, photos),
-        _DECODING: lambda: fresh(decoding_rate, model, backend, photos),
-        _EMBEDDED: lambda: fresh(embedded_rate, model, backend, photos),
-        _QUEUED: lambda: queued_rate(model, backend, photos, warm_up),
-        "by hand, one at a time": lambda: fresh(hand_rate, model, photos, 1),
-        "by hand, 16 at a time": lambda: fresh(hand_rate, model, photos, 16),
+        _ALONE: lambda: fresh(partial(model_rate, calls=True), model, photos),
+        _ONE_CALL: lambda: fresh(partial(model_rate, calls=False), model, photos),
+        _DECODING: lambda: fresh(decoding_rate, model, photos),
+        _EMBEDDED: lambda: fresh(embedded_rate, model, photos),
+        _QUEUED: lambda: queued_rate(model, photos, warm_up),
+        _HAND: lambda: fresh(hand_rate, model, photos, 1),
+        _HAND_16: lambda: fresh(hand_rate, model, photos, 16),
     }
 
 
-def _rows(measured: dict[str, list[Measured]]) -> list[tuple[str, ...]]:
-    """Each way with its ratio to the model alone, and to the limit: model and decoding by turns, and nothing else."""
+def _table(size: str, count: int, measured: dict[str, list[Measured]]) -> Table:
     rates = {name: [one.rate for one in values] for name, values in measured.items()}
-    limits = [1 / (1 / alone + 1 / decode) for alone, decode in zip(rates[_ALONE], rates[_DECODING], strict=True)]
-    rows = []
-    for name, values in {**rates, "limit: model and decoding by turns": limits}.items():
-        cpu = [one.cpu_ms for one in measured.get(name, []) if one.cpu_ms is not None]
-        ratios = _ratio(values, rates[_ALONE]), _ratio(values, limits)
-        rows.append((name, spread(values, 1), *ratios, spread(cpu, 1) if cpu else ""))
-    return rows
+    limit = [1 / (1 / alone + 1 / decode) for alone, decode in zip(rates[_ALONE], rates[_DECODING], strict=True)]
+    rate = partial(Row, unit="images/s", more_is_better=True)
+    rows = [
+        rate(_EMBEDDED, ours=rates[_EMBEDDED], against=_ALONE, theirs=rates[_ALONE], limit=True, aim=_AIM),
+        rate(_EMBEDDED, ours=rates[_EMBEDDED], against=_LIMIT, theirs=limit, limit=True),
+        rate(_EMBEDDED, ours=rates[_EMBEDDED], against=_HAND, theirs=rates[_HAND]),
+        rate(_EMBEDDED, ours=rates[_EMBEDDED], against=_HAND_16, theirs=rates[_HAND_16]),
+        rate(_QUEUED, ours=rates[_QUEUED], against=_ALONE, theirs=rates[_ALONE], limit=True, aim=_AIM),
+        rate(_QUEUED, ours=rates[_QUEUED], against=_LIMIT, theirs=limit, limit=True),
+        rate(_ALONE, ours=rates[_ALONE], against=_ONE_CALL, theirs=rates[_ONE_CALL]),
+    ]
+    cpu = {name: [one.cpu_ms for one in values if one.cpu_ms is not None] for name, values in measured.items()}
+    rows += [
+        Row(f"{_EMBEDDED}: processor time", "ms an image", cpu[_EMBEDDED], against=name, theirs=cpu[name])
+        for name in (_ALONE, _ONE_CALL, _HAND_16)
+    ]
+    title = f"Indexing {count} JPEGs of {size} end to end, ViT-B/32 in float32, {allowed_threads()} threads"
+    return Table(
+        title, rows, [f"'{_LIMIT}' is computed from the two measured alone: no more can be had of these cores."]
+    )
 
 
-def _ratio(values: Sequence[float], reference: Sequence[float]) -> str:
-    return spread([100 * one / other for one, other in zip(values, reference, strict=True)], 1)
-
-
-def main() -> None:
-    """Measure in turns, print a table for each size, keep."""
-    arguments = _arguments()
-    sizes = _SIZES[:1] if arguments.quick else _SIZES
-    kept: dict[str, dict[str, list[Measured]]] = {}
-    with tempfile.TemporaryDirectory(prefix="visual-search-bench-") as scratch:
-        model = in_fresh_process(save_model, Path(scratch) / "vit-b-32-random")
-        warm_up = write_photo_folder(Path(scratch) / "warm-up", _WARM_UP, (320, 240), arguments.photos)
-        for width, height in sizes:
-            folder = Path(scratch) / f"{width}x{height}"
-            photos = sorted(write_photo_folder(folder, arguments.images, (width, height), arguments.photos).iterdir())
-            ways, measured = _ways(model, arguments.backend, photos, warm_up), kept.setdefault(folder.name, {})
-            for _ in range(arguments.repeats):
-                for name, way in ways.items():
-                    measured.setdefault(name, []).append(way())
-            title = f"{len(photos)} JPEG of {folder.name}, ViT-B/32 ({arguments.backend}), {allowed_threads()} threads"
-            columns = ["way", "images/s", "% of the model alone", "% of the limit", "CPU ms an image"]
-            show(title, columns, _rows(measured))
-    given = {**vars(arguments), "photos": str(arguments.photos or "scikit-image"), "threads": allowed_threads()}
-    keep("end_to_end", {**given, "measured": _plain(kept)})
-
-
-def _plain(kept: dict[str, dict[str, list[Measured]]]) -> dict[str, Any]:
-    return {
-        size: {
-            name: {"images_per_second": [one.rate for one in values], "cpu_ms_an_image": [one.cpu_ms for one in values]}
-            for name, values in ways.items()
-        }
-        for size, ways in kept.items()
-    }
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photos", nargs="?", type=Path, help="folder with photos; by default the demo's")
-    parser.add_argument("--quick", action="store_true", help="one size, 64 photos, once: to find what is slow")
-    parser.add_argument("--images", type=int)
-    parser.add_argument("--repeats", type=int)
-    parser.add_argument("--backend", choices=("onnx", "torch"), default="onnx")
-    arguments = parser.parse_args()
-    arguments.images = arguments.images or (64 if arguments.quick else 256)
-    arguments.repeats = arguments.repeats or (1 if arguments.quick else 3)
-    return arguments
-
-
-if __name__ == "__main__":
-    main()
+def measure(given: Given) -> list[Table]:
+    """Each size in turns; `quick` is one size and few photos."""
+    model, real = str(checkpoint(given)), photos(given, _SOURCES)
+    folder, count = given.scratch / "end-to-end", 48 if given.quick else 256
+    warm_up = write_photo_folder(folder / "warm-up", real, _WARM_UP, (320, 240))[0].parent
+    tables = []
+    for name in _SIZES[:1] if given.quick else _SIZES:
+        written = write_photo_folder(folder / name, real, count, SIZES[name])
+        measured: dict[str, list[Measured]] = {}
+        for _ in range(given.repeats):
+            for way, measure_it in _ways(model, written, warm_up).items():
+                measured.setdefault(way, []).append(measure_it())
+        tables.append(_table(name, count, measured))
+    return tables

@@ -21,13 +21,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from bench_inputs import checkpoint
 from measuring import keep, show, spread
-from systems import ROOT
+from stage import Given
 from transformers import CLIPModel
-
-sys.path.insert(0, str(ROOT / "tests"))
-
-from checkpoints import save_random_vit_b_32
 
 from pipeline.embedders.clip import ClipEmbedder
 
@@ -102,7 +99,7 @@ def main() -> None:
     pictures = np.random.default_rng(_SEED).standard_normal((_PICTURES, *_SHAPE), dtype=np.float32)
     rates: dict[str, dict[int, list[float]]] = {name: {} for name in _WAYS}
     with tempfile.TemporaryDirectory(prefix="visual-search-bench-") as scratch:
-        folder = str(save_random_vit_b_32(Path(scratch) / "vit-b-32-random"))
+        folder = str(checkpoint(Given(Path(scratch))))
         chosen = ClipEmbedder.load(folder, device="cuda", dtype=arguments.dtype).batch_size
         by_hand = CLIPModel.from_pretrained(folder, dtype=getattr(torch, arguments.dtype)).to("cuda").eval()
         for size in sizes:

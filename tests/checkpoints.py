@@ -7,8 +7,6 @@ preprocessor settings and a tokenizer (byte-level, with a few merges, made here)
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,21 +67,15 @@ def save_tiny_clip(
         projection_dim=projection_dim,
     )
     _save_seeded(CLIPModel, config, folder, seed, shard_size)
-    _write_preprocessor(folder, _clip_settings(IMAGE_SIDE))
-    return folder
-
-
-def save_random_vit_b_32(folder: Path, *, seed: int = 32) -> Path:
-    """Write a CLIP checkpoint of the real ViT-B/32 shape (605 MB), random weights and a small vocabulary.
-
-    It computes what the published one does in the same time, and finds nothing.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_clip_tokenizer(folder)
-    with torch.random.fork_rng(devices=[]), _no_progress_bar():
-        torch.manual_seed(seed)
-        CLIPModel(CLIPConfig()).save_pretrained(folder, safe_serialization=True)
-    _write_preprocessor(folder, _clip_settings(224))
+    settings = {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": IMAGE_SIDE},
+        "crop_size": {"height": IMAGE_SIDE, "width": IMAGE_SIDE},
+        "do_center_crop": True,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+    }
+    _write_preprocessor(folder, settings)
     return folder
 
 
@@ -141,31 +133,15 @@ def _write_clip_tokenizer(folder: Path) -> dict[str, int]:
     return vocabulary
 
 
-def _clip_settings(side: int) -> dict[str, Any]:
-    return {
-        "image_processor_type": "CLIPImageProcessor",
-        "size": {"shortest_edge": side},
-        "crop_size": {"height": side, "width": side},
-        "do_center_crop": True,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
-    }
-
-
 def _save_seeded(model_class: Any, config: Any, folder: Path, seed: int, shard_size: str) -> None:
-    with torch.random.fork_rng(devices=[]), _no_progress_bar():  # leaves the caller's random numbers alone
+    was_shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    with torch.random.fork_rng(devices=[]):  # leaves the caller's random numbers alone
         torch.manual_seed(seed)
         model = model_class(config)
         for parameter in model.parameters():  # the usual start is so small that all pictures embed alike
             torch.nn.init.normal_(parameter, std=0.2)
-        model.save_pretrained(folder, safe_serialization=True, max_shard_size=shard_size)
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    was_shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    yield
+    model.save_pretrained(folder, safe_serialization=True, max_shard_size=shard_size)
     if was_shown:
         transformers_logging.enable_progress_bar()
 
