@@ -168,9 +168,8 @@ def _table(size: str, count: int, measured: dict[str, list[Measured]]) -> Table:
         for name in (_ALONE, _ONE_CALL, _HAND_16)
     ]
     title = f"Indexing {count} JPEGs of {size} end to end, ViT-B/32 in float32, {allowed_threads()} threads"
-    return Table(
-        title, rows, [f"'{_LIMIT}' is computed from the two measured alone: no more can be had of these cores."]
-    )
+    note = f"'{_LIMIT}' is computed from what both do alone: no more can be had of these cores."
+    return Table(title, rows, [note])
 
 
 def measure(given: Given) -> list[Table]:

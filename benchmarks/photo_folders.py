@@ -24,7 +24,7 @@ def write_photo_folder(folder: Path, photos: Sequence[Path], count: int, size: t
     for number, target in enumerate(written):
         with Image.open(photos[number % len(photos)]) as file:
             photo = file.convert("RGB")
-        _cut(photo, random.random(3)).resize(size, Image.Resampling.BICUBIC).save(target, quality=_QUALITY)
+        _cut(photo, random.random(3).tolist()).resize(size, Image.Resampling.BICUBIC).save(target, quality=_QUALITY)
     return written
 
 
