@@ -86,7 +86,7 @@ sbom: $(READY)  ## List everything that is installed as a CycloneDX file, sbom.j
 	  --pyproject pyproject.toml --of JSON -o sbom.json $(BIN)/python
 
 vulnerabilities: $(READY)  ## Ask the public service for known flaws of the pinned packages (needs the network)
-	$(BIN)/uv tool run --from pip-audit==2.10.1 pip-audit --requirement constraints.txt --no-deps --disable-pip
+	$(BIN)/uv tool run --from pip-audit==2.10.1 pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
 constraints: $(READY)  ## Look up the newest versions and pin them
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.10 --all-extras --group dev --group docs \

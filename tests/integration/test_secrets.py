@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 
 VALKEY_PASSWORD = "oddPassw0rdOfValkey"  # noqa: S105 - a test server's
 KEY = "oddKeyOfTheApi0123456789"
+IN_ADDRESS = "oddPassw0rdInAnAddress"
 ROLES = ("workers.embed_worker", "workers.aggregator", "workers.beat", "query_service.worker", "query_service.http")
 
 
@@ -67,6 +68,11 @@ def test_secrets_are_nowhere_to_be_read(settings, start_role, own_valkey, tmp_pa
     for role in roles:
         wait_for(lambda role=role: role.says("ready"), seconds=60, what=str(role.log))
     said = [_command(settings, "submit", str(tmp_path / "photos"), "--wait")]
+    (tmp_path / "list.txt").write_text(
+        f"https://me:{IN_ADDRESS}@img.example/a.jpg\ns3://me:{IN_ADDRESS}@bucket/a.jpg\n"
+    )
+    said.append(_command(settings, "submit", "--list", str(tmp_path / "list.txt"), "--wait"))
+    said.append(_command(settings, "failures", "list", "--json"))
     address = f"http://127.0.0.1:{settings.http_port}"
     for given in (KEY, "wrong-" + KEY):
         headers = {"Authorization": f"Bearer {given}", "X-Odd": given}
@@ -88,7 +94,7 @@ def test_secrets_are_nowhere_to_be_read(settings, start_role, own_valkey, tmp_pa
         role.stop(signal.SIGTERM)
     everything = [*said, *with_processes, *stored, *(role.text() for role in roles)]
     assert any("broken.jpg" in one for one in stored), "the rows were read"
-    for secret in (VALKEY_PASSWORD, KEY, PASSWORD, _QUOTED_PASSWORD):
+    for secret in (VALKEY_PASSWORD, KEY, IN_ADDRESS, PASSWORD, _QUOTED_PASSWORD):
         found = [one for one in everything if secret in one]
         assert not found, f"{secret} stands in: {found[0][:2000]}"
 
