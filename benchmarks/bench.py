@@ -48,6 +48,7 @@ STAGES: dict[str, Stage] = {
     "fidelity": Stage("fidelity", "int8 and reduced decoding: how near, and what an evaluation says"),
     "search": Stage("exact_search", "exact search against FAISS as it comes"),
     "snapshot": Stage("snapshot_ready", "a million vectors ready to be searched"),
+    "sql": Stage("catalog_speed", "vectors a second into the catalog and out of it", program=True),
     "indexing": Stage("indexing_stages", "images a second of each stage of indexing"),
     "end-to-end": Stage("end_to_end", "indexing against the model alone, the limit, and a loop written by hand"),
 }

@@ -10,22 +10,24 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from bench_inputs import ROOT, checkpoint, jpegs
 from fidelity import prepare_int8
-from measuring import MIB
 from stage import Given, Row, Table
 
+HERE = Path(__file__).resolve().parent
 _AIM_TIMES, _AIM_LIGHTER = 8.0, 3.0
 
-# Imported first, so that a process that cannot tell its memory fails before it has worked
 _OURS = """
-import json, resource, sys
+import json, sys
+from peak_memory import peak_mib
 from visual_search import EmbeddingService
 vector = EmbeddingService(sys.argv[1], device="cpu", backend=sys.argv[3]).embed_image(sys.argv[2])
 """
 _THEIRS = """
-import json, resource, sys
+import json, sys
+from peak_memory import peak_mib
 import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPModel
@@ -35,9 +37,8 @@ with torch.inference_mode():
     vector = model.get_image_features(**processor(images=Image.open(sys.argv[2]), return_tensors="pt"))
 """
 _PEAK = """
-print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+print(json.dumps(peak_mib()))
 """
-_PEAK_UNIT = 1 if sys.platform == "darwin" else 1024
 _THEIR_NAME = "torch + transformers"
 
 
@@ -67,12 +68,16 @@ def measure(given: Given) -> list[Table]:
 
 def _process(program: str, arguments: list[str]) -> tuple[float, float]:
     """Seconds that a process took, and its peak memory in MiB."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRANSFORMERS_VERBOSITY": "error"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, HERE))),
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
     started = time.perf_counter()
     command = [sys.executable, "-c", program, *arguments]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     seconds = time.perf_counter() - started
-    return seconds, json.loads(done.stdout.splitlines()[-1]) * _PEAK_UNIT / MIB
+    return seconds, json.loads(done.stdout.splitlines()[-1])
 
 
 def _table(title: str, unit: str, figures: dict[str, list[float]], aim: float) -> Table:

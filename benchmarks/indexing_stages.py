@@ -12,7 +12,6 @@ import json
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from time import perf_counter
 
 from bench_inputs import checkpoint, jpegs
 from fidelity import prepare_int8
+from peak_memory import peak_mib
 from rich.console import Console
 from rich.table import Table as RichTable
 from stage import Given, Row, Table
@@ -42,7 +42,6 @@ DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "shared" / "data" / "smal
 RESULTS = Path(__file__).parent / "results"
 _BATCH = 32
 _COMMIT = 256
-_MIB = 1024 * 1024
 _AIM = 0.95  # of the model alone: all else is to be hidden behind it
 
 
@@ -149,8 +148,7 @@ STAGES: dict[str, Callable[[str, str], tuple[int, float]]] = {
 
 def _measured(stage: str, folder: str, model: str) -> tuple[int, float, float]:
     count, seconds = STAGES[stage](folder, model)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return count, seconds, peak / _MIB
+    return count, seconds, peak_mib()
 
 
 def in_own_process(stage: str, folder: str, model: str) -> tuple[int, float, float]:

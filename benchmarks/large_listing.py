@@ -18,7 +18,8 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from measuring import MIB, in_fresh_process, keep, peak_mib, show
+from measuring import MIB, in_fresh_process, keep, show
+from peak_memory import peak_mib
 from systems import running
 
 from pipeline.embedders.baseline import BASELINE_NAME

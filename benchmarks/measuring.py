@@ -6,9 +6,7 @@ import json
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timezone
@@ -28,12 +26,6 @@ def in_fresh_process(function: Callable[..., _T], *arguments: Any) -> _T:
     """Run the function in a process of its own, so that its memory and imports are its own."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         return process.submit(function, *arguments).result()
-
-
-def peak_mib() -> float:
-    """The largest resident memory that this process has had."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return peak / MIB
 
 
 def spread(values: Sequence[float], digits: int = 0) -> str:
