@@ -57,7 +57,7 @@ def test_the_services_of_the_compose_file_index_a_folder_answer_searches_and_sto
     assert asked.process.returncode == 0, asked.text()
     by_rpc = [one["image_id"] for one in json.loads(asked.text())["results"]]
     for name in ("embed-worker", "aggregator", "beat", "query-worker", "http"):
-        wait_for(lambda name=name: deployment.healthy(name), seconds=30, what=f"the health check of {name}")
+        wait_for(lambda name=name: deployment.healthy(name), seconds=90, what=f"the health check of {name}")
     assert _search_over_http(deployment.address, KEY, first) == (200, by_rpc)
     assert len(by_rpc) == 3
     assert _search_over_http(deployment.address, "another", first) == (401, [])
