@@ -22,6 +22,7 @@ from storage.catalog import catalog_of
 from storage.settings import Settings
 from workers.celery_app import EMBED_QUEUE, make_app
 from workers.embed_batches import BatchEmbedder
+from workers.errors import RedisUnavailable
 from workers.heartbeat import Heartbeat
 from workers.result_stream import ResultStream
 from workers.role_process import run_process
@@ -37,7 +38,8 @@ ROLE = "embed"
 def run_worker(settings: Settings) -> None:
     """Take batches until told to stop by SIGTERM or SIGINT; then finish the batch, or give it back after 8 s.
 
-    Raises RedisUnavailable, RedisUnusable, BundledServerError and CatalogError when it cannot start.
+    Raises RedisUnavailable, RedisUnusable, BundledServerError and CatalogError when it cannot start; RedisUnavailable
+    also when Celery gives up, as it does where Redis has no memory left.
     """
     stop = StopRequest()
     with ExitStack() as parts:
@@ -65,7 +67,7 @@ def _serve(app: Celery, stop: StopRequest) -> None:
     signals.setup_logging.connect(keep_our_logging)
     signals.worker_ready.connect(ready)
     signals.worker_shutting_down.connect(stopping)
-    app.Worker(
+    worker = app.Worker(
         pool_cls="solo",
         queues=[EMBED_QUEUE],
         hostname=f"{ROLE}-{os.getpid()}@{socket.gethostname()}",
@@ -73,7 +75,10 @@ def _serve(app: Celery, stop: StopRequest) -> None:
         without_mingle=True,
         without_heartbeat=True,
         quiet=True,
-    ).start()
+    )
+    worker.start()
+    if worker.exitcode:  # Celery logged why, and would end as if all were well
+        raise RedisUnavailable(f"Celery ended by an error (its code {worker.exitcode}); start this worker again")
 
 
 def main() -> int:
