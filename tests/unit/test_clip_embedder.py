@@ -118,6 +118,16 @@ def test_many_threads_get_what_one_gets(embedder: ClipEmbedder) -> None:
         np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
+def test_batches_of_pictures_on_many_threads_give_what_one_gives(embedder: ClipEmbedder) -> None:
+    """On a GPU two batches are under way at once."""
+    batches = [pixels(count) for count in (1, 2, 3, 4, 5)] * 2
+    alone = [embedder.embed_prepared(batch) for batch in batches]
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        together = list(pool.map(embedder.embed_prepared, batches))
+    for expected, got in zip(alone, together, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("texts", [[""], ["a cat", "  \n"], "a cat", [None]])
 def test_a_text_without_words_is_an_invalid_query(embedder: ClipEmbedder, texts: Any) -> None:
     with pytest.raises(InvalidQuery):
