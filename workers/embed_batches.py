@@ -130,7 +130,7 @@ class BatchEmbedder:
             STAGE_SECONDS.labels(stage).observe(report.stage_seconds[stage])
         if 1 < len(leased.items) == report.failures_by_reason.get(StorageUnavailable.reason, 0):
             raise StorageUnavailable(f"not one image of {leased.source} could be read")
-        return BatchResult(leased.id, leased.generation.id, _merged(parts), _outcome_counts(report))
+        return BatchResult(leased.id, leased.generation.id, merged(parts), _outcome_counts(report))
 
     def _reader(self, leased: LeasedBatch) -> Reads:
         if leased.by_address:
@@ -181,7 +181,7 @@ def _source_item(item: BatchItem) -> SourceItem:
     return SourceItem(item.image_id, stored, item.attributes)
 
 
-def _merged(parts: Sequence[IndexBatch]) -> IndexBatch:
+def merged(parts: Sequence[IndexBatch]) -> IndexBatch:
     """One batch out of several: a slow model's outcomes come every few seconds."""
     return IndexBatch(
         upserts=list(chain.from_iterable(part.upserts for part in parts)),

@@ -27,6 +27,7 @@ from storage.images.backend import StoredObject
 from storage.images.local import LocalStorage
 from storage.images.locate import ImageReader, open_source
 from storage.settings import Settings
+from workers.embed_batches import merged
 from workers.job_client import JobClient
 from workers.planner import Planner
 from workers.submit import generation_for
@@ -79,8 +80,8 @@ def work_off(catalog: Catalog) -> int:
             reader = ImageReader() if leased.by_address else open_source(leased.source)
             report = index_items(context, reader, items)
             counts = {name: number for name, number in report.counts().items() if name != "listed"}
-            [batch] = parts or [IndexBatch()]
-            assert catalog.commit_results(None, [BatchResult(leased.id, leased.generation.id, batch, counts)]) == [True]
+            result = BatchResult(leased.id, leased.generation.id, merged(parts), counts)
+            assert catalog.commit_results(None, [result]) == [True]
             done += 1
     return done
 
