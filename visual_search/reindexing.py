@@ -42,7 +42,7 @@ def reindex(collection: ImageCollection, plan: ReindexPlan, on_progress: Progres
 
 
 def roll_back(collection: ImageCollection, on_progress: Progress | None = None) -> ReindexReport:
-    """Go back to the newest generation on standby, after embedding with its model what came since.
+    """Go back to the generation that was active before, after embedding with its model what came since.
 
     Raises UnknownGeneration when there is none, ReindexIncomplete when some image cannot be embedded.
     """

@@ -182,6 +182,7 @@ def _generation(row: Row[Any]) -> Generation:
         state=row.state,
         last_seq=row.last_seq,
         created_at=row.created_at,
+        replaced_at=row.replaced_at,
     )
 
 

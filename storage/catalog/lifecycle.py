@@ -7,10 +7,12 @@ kept in step with deletions, not with new images), `retired` takes no commits an
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime, timezone
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, select, update
 
 from storage.catalog import tables
+from storage.catalog.clock import now
 from storage.catalog.engine import Database
 from storage.catalog.generations import (
     find_generation,
@@ -31,6 +33,7 @@ _COLLECTIONS = tables.collections.c
 _IMAGES = tables.images.c
 _VECTORS = tables.vectors.c
 
+_LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 _COPY_ROWS = 1024  # vectors per transaction of a copy: 2 MiB at 512-d, so that other writers wait briefly
 
 
@@ -112,7 +115,8 @@ class Lifecycle:
                 raise GenerationIncomplete(
                     f"generation {generation_id} ({generation.model}) has no vector for {missing} images yet"
                 )
-            _set_state(connection, _was_active(collection_id), "standby")
+            if generation.state != "active":
+                _set_state(connection, _was_active(collection_id), "standby", replaced_at=now())
             _set_state(connection, _GENERATIONS.id == generation_id, "active")
             connection.execute(
                 update(tables.collections)
@@ -122,27 +126,24 @@ class Lifecycle:
             return find_generation(connection, generation_id)
 
     def previous(self, collection_id: int) -> Generation:
-        """The newest generation on standby: what a rollback goes back to. Raises UnknownGeneration."""
-        statement = (
-            select(_GENERATIONS.id)
-            .where(_GENERATIONS.collection_id == collection_id, _GENERATIONS.state == "standby")
-            .order_by(_GENERATIONS.id.desc())
-            .limit(1)
+        """The generation that was active before this one: what a rollback goes back to. Raises UnknownGeneration."""
+        statement = select(_GENERATIONS.id).where(
+            _GENERATIONS.collection_id == collection_id, _GENERATIONS.state == "standby"
         )
         with self._database.read() as connection:
-            found = connection.scalars(statement).one_or_none()
-            if found is None:
-                raise UnknownGeneration("there is no earlier generation to go back to")
-            return find_generation(connection, found)
+            standby = [find_generation(connection, one) for one in connection.scalars(statement)]
+        if not standby:
+            raise UnknownGeneration("there is no earlier generation to go back to")
+        return max(standby, key=_last_active)
 
     def prune(self, collection_id: int, *, building: bool = False, keep: int = 0) -> list[Generation]:
         """Delete the vectors of generations on standby (and, if asked, unfinished ones); return them, retired.
 
-        The newest `keep` generations on standby stay: those that a rollback would go back to first.
+        The `keep` generations on standby that were active last stay: those that a rollback would go back to first.
         """
         with self._database.write() as connection:
             generations = lock_open_generations(connection, collection_id)
-            standby = [one for one in generations if one.state == "standby"]
+            standby = sorted((one for one in generations if one.state == "standby"), key=_last_active)
             chosen = standby[: max(0, len(standby) - keep)]
             chosen += [one for one in generations if building and one.state == "building"]
             for generation in chosen:
@@ -195,5 +196,10 @@ def _was_active(collection_id: int) -> ColumnElement[bool]:
     return and_(_GENERATIONS.collection_id == collection_id, _GENERATIONS.state == "active")
 
 
-def _set_state(connection: Connection, chosen: ColumnElement[bool], state: str) -> None:
-    connection.execute(update(tables.generations).where(chosen).values(state=state))
+def _set_state(connection: Connection, chosen: ColumnElement[bool], state: str, **more: datetime) -> None:
+    connection.execute(update(tables.generations).where(chosen).values(state=state, **more))
+
+
+def _last_active(generation: Generation) -> tuple[datetime, int]:
+    """Sorts by when they were active last; of those replaced before that was recorded, the newest counts."""
+    return generation.replaced_at or _LONG_AGO, generation.id

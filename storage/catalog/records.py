@@ -30,7 +30,10 @@ class CollectionRecord:
 
 @dataclass(frozen=True)
 class Generation:
-    """All vectors of one collection by one model; `last_seq` is the newest change (0: none yet)."""
+    """All vectors of one collection by one model; `last_seq` is the newest change (0: none yet).
+
+    `replaced_at`: when another one became active in its place, the last time.
+    """
 
     id: int
     collection_id: int
@@ -38,6 +41,7 @@ class Generation:
     state: GenerationState
     last_seq: int
     created_at: datetime
+    replaced_at: datetime | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from storage.catalog.engine import VERSION_TABLE, Database
 from storage.catalog.postgres import check_encoding
 from storage.errors import CatalogUnavailable, SchemaMismatch
 
-REVISIONS = ("0001", "0002", "0003", "0004")  # oldest first; the last one is what this program works with
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")  # oldest first; the last one is what this program works with
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _UPGRADE_LOCK = 0x76697375616C  # "visual": the PostgreSQL advisory lock that lets one process migrate at a time
 

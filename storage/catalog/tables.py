@@ -59,6 +59,7 @@ generations = Table(
     Column("state", PlainText, nullable=False),
     Column("last_seq", BigInteger, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("replaced_at", UtcDateTime),  # when another became active in its place, the last time; NULL: never
 )
 
 images = Table(

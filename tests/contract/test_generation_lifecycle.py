@@ -83,6 +83,22 @@ def test_a_switch_puts_the_old_generation_on_standby_and_a_rollback_goes_back(ca
     assert _states(catalog, filled) == {filled.id: "active", building.id: "standby"}
 
 
+def test_a_rollback_goes_to_the_one_that_was_active_before_and_a_prune_keeps_it(catalog, filled):
+    def made(identity, **how):
+        generation = catalog.lifecycle.begin(filled.collection_id, identity, **how)
+        catalog.commit(generation.id, IndexBatch(upserts=[_image(f"{n}.jpg", n) for n in range(1, 6)]))
+        catalog.lifecycle.activate(generation.id)
+        return generation
+
+    second = made(OTHER)
+    catalog.lifecycle.activate(filled.id)
+    third = made(MODEL, rebuild=True)
+    catalog.lifecycle.activate(third.id)  # is active already: nothing is replaced
+    assert _states(catalog, filled) == {filled.id: "standby", second.id: "standby", third.id: "active"}
+    assert catalog.lifecycle.previous(filled.collection_id).id == filled.id
+    assert [one.id for one in catalog.lifecycle.prune(filled.collection_id, keep=1)] == [second.id]
+
+
 def test_a_deletion_reaches_generations_that_are_building_or_on_standby(catalog, filled):
     building = catalog.lifecycle.begin(filled.collection_id, OTHER)
     catalog.commit(building.id, IndexBatch(upserts=[_image(f"{n}.jpg", n) for n in range(1, 6)]))

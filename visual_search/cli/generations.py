@@ -65,7 +65,7 @@ def rollback(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go back to the newest generation on standby; what came since is embedded with its model first."""
+    """Go back to the generation that was active before; what came since is embedded with its model first."""
     with open_existing(settings_from(config, data_dir), collection) as images:
         with indexing_progress(None, quiet=as_json) as show:
             roll_back(images, show)
