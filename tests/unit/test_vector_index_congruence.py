@@ -64,7 +64,7 @@ def mapped_again(index: VectorIndex, folder: Path, part_bytes: int, *, checked: 
             created_at=datetime.now(timezone.utc),
         )
     if checked:
-        files.remember_checked(manifest)
+        files.remember_checked(files.marks(manifest))
     return VectorIndex.mapped(files.open_vectors(manifest))
 
 
