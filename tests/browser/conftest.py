@@ -32,9 +32,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def _chromium() -> None:
     if shutil.which(CHROMIUM) is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"there is no {CHROMIUM}")
+
+
+@pytest.fixture(scope="module")
+def browser(_chromium: None) -> Iterator[Browser]:
+    """Ends with each module: while Playwright runs, an event loop runs in this thread, and `asyncio.run` refuses to."""
     expect.set_options(timeout=60_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS)
@@ -43,7 +48,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def service(browser: Browser, _valkey_program: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebService]:
+def service(_chromium: None, _valkey_program: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebService]:
     """Collections `default` (pictures, near-duplicates), `hostile`, `words` (CLIP), `incoming` (for jobs)."""
     with running_service(tmp_path_factory.mktemp("web")) as service:
         service.seed("default", _photos() | variants(), [json.dumps(_attributes(n)) for n in range(PICTURES)])
