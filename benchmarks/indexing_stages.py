@@ -50,7 +50,7 @@ def _service(model: str) -> EmbeddingService:
 
 
 def _fetched(source: Source) -> list[Fetched]:
-    return [fetch(source.backend, plan(item, None)) for item in source.items()]
+    return [fetch(source.backend, plan(item, None, {})) for item in source.items()]
 
 
 def stage_list(folder: str, model: str) -> tuple[int, float]:
@@ -66,7 +66,7 @@ def stage_fetch(folder: str, model: str) -> tuple[int, float]:
     """Read and hash every file, on one thread, from the page cache; the bytes are dropped."""
     del model
     source = Source(open_source(folder))
-    planned = [plan(item, None) for item in source.items()]
+    planned = [plan(item, None, {}) for item in source.items()]
     started = perf_counter()
     for one in planned:
         fetch(source.backend, one)
