@@ -175,7 +175,7 @@ def _table(size: str, count: int, measured: dict[str, list[Measured]]) -> Table:
 def measure(given: Given) -> list[Table]:
     """Each size in turns; `quick` is one size and few photos."""
     model, real = str(checkpoint(given)), photos(given, _SOURCES)
-    folder, count = given.scratch / "end-to-end", 48 if given.quick else 256
+    folder, count = given.scratch / "end-to-end", 48 if given.quick else 128
     warm_up = write_photo_folder(folder / "warm-up", real, _WARM_UP, (320, 240))[0].parent
     tables = []
     for name in _SIZES[:1] if given.quick else _SIZES:
