@@ -66,6 +66,7 @@ class RequestQueue:
         self._redis: Any = client
         self._consumer = consumer
         self._batch = batch
+        self._looked_at = (0, 0.0)  # the server's clock in ms when it was last asked without waiting, and ours then
 
     def read(self, block_ms: int) -> list[Taken]:
         """New searches, highest priority first; waits so long for the first one when there is none."""
@@ -151,15 +152,21 @@ class RequestQueue:
     ) -> list[Taken]:
         keys = (*_STREAMS, CANCELLED)
         found, moment, cancelled = self._redis.eval(script, len(keys), *keys, GROUP, self._consumer, *arguments)
-        return _taken(found, moment, cancelled, deliveries)
+        self._looked_at = _in_ms(moment), monotonic()
+        return _taken(found, self._looked_at, cancelled, deliveries)
 
     def _wait(self, block_ms: int) -> list[Taken]:
-        """The first of each stream at most: others that come with it may be large, and are read next."""
+        """The first of each stream at most: others that come with it may be large, and are read next.
+
+        Redis names the moment in which it gave them. We may have read that much later, when this process was frozen
+        while it waited: so the time since the look before counts too.
+        """
         with self._redis.pipeline(transaction=False) as pipeline:
             pipeline.xreadgroup(GROUP, self._consumer, dict.fromkeys(_STREAMS, ">"), count=1, block=block_ms)
             pipeline.time()
             found, moment = pipeline.execute()
-        return _taken(found or [], moment, [])
+        (looked_ms, looked), now = self._looked_at, monotonic()
+        return _taken(found or [], (max(_in_ms(moment), looked_ms + int((now - looked) * 1000)), now), [])
 
     def _left_behind(self) -> list[tuple[str, str, int]]:
         """Stream, entry, deliveries of what gave no sign for long."""
@@ -209,11 +216,19 @@ def _reply(pipeline: Any, taken: Taken, reply: bytes | None) -> None:
         pipeline.pexpire(reply_key(taken.request_id), REPLY_TTL_MS)
 
 
+def _in_ms(moment: Sequence[Any]) -> int:
+    """What TIME gives: seconds and microseconds."""
+    return int(moment[0]) * 1000 + int(moment[1]) // 1000
+
+
 def _taken(
-    found: Sequence[Any], moment: Sequence[Any], cancelled: Sequence[bytes], deliveries: Mapping[str, int] | None = None
+    found: Sequence[Any],
+    clocks: tuple[int, float],
+    cancelled: Sequence[bytes],
+    deliveries: Mapping[str, int] | None = None,
 ) -> list[Taken]:
-    """What Redis gave, with its clock (seconds, microseconds) put in relation to ours."""
-    now_ms, now = int(moment[0]) * 1000 + int(moment[1]) // 1000, monotonic()
+    """What Redis gave; `clocks` are its own in ms and ours in seconds, both of now."""
+    now_ms, now = clocks
     nobody_waits = {name.decode(errors="replace") for name in cancelled}
     taken = []
     for stream, entries in found:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -144,6 +147,32 @@ def test_the_deadline_counts_from_when_redis_took_it(client: Redis, queue: Reque
     [taken] = queue.read(1)
     assert taken.queued_seconds >= 0.25
     assert taken.ends_at < time.monotonic()
+
+
+_WAITING = """
+import sys, time
+from query_service.taken_requests import RequestQueue
+from workers.servers import connect_url
+
+queue = RequestQueue(connect_url(sys.argv[1]), "frozen", 4)
+queue.read(1)
+[taken] = queue.read(60_000)
+print(taken.queued_seconds, taken.ends_at - time.monotonic())
+"""
+
+
+def test_the_deadline_also_counts_while_a_worker_that_waited_was_frozen(client: Redis, redis_url: str) -> None:
+    """Redis gives a search to whoever waits, at once: how long that process then takes to read it counts too."""
+    with subprocess.Popen([sys.executable, "-c", _WAITING, redis_url], stdout=subprocess.PIPE, text=True) as waiting:
+        wait_for(lambda: client.info("clients")["blocked_clients"] == 1, seconds=60, what="somebody who waits")
+        waiting.send_signal(signal.SIGSTOP)
+        submit(client, request(timeout_seconds=0.2))
+        time.sleep(0.25)
+        waiting.send_signal(signal.SIGCONT)
+        out, _ = waiting.communicate(timeout=60)
+    queued, left = map(float, out.split())
+    assert queued >= 0.2
+    assert left < 0
 
 
 def test_a_cancelled_search_is_seen_as_such_and_forgotten_with_it(client: Redis, queue: RequestQueue) -> None:
