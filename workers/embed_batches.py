@@ -86,7 +86,8 @@ class BatchEmbedder:
         ATTEMPTS.observe(leased.attempts)
         started = perf_counter()
         self._heartbeat.progress(doing=f"job {leased.job_id}, batch {leased.id}")
-        with LeaseKeeper(self._catalog, leased, seconds) as keeper:
+        renew = partial(self._catalog.batches.renew, leased.id, leased.token, seconds)
+        with LeaseKeeper(renew, seconds, about(job=leased.job_id, batch=leased.id)) as keeper:
             try:
                 result = self._result(leased, keeper)
                 with STAGE_SECONDS.labels("hand_over").time():

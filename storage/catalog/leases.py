@@ -22,10 +22,11 @@ class Leases:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def acquire(self, name: str, holder: str, seconds: float) -> Lease | None:
+    def acquire(self, name: str, holder: str, seconds: float, *, unless_left_to: str | None = None) -> Lease | None:
         """Take the lease for so long, with the next epoch; None while another one holds it.
 
-        A holder may take its own lease again: whatever it did under the old epoch is then fenced off.
+        A holder may take its own lease again: whatever it did under the old epoch is then fenced off. None also
+        when the lease was left to `unless_left_to`, whether or not that has run out.
         """
         moment = now()
         row = {"name": name, "holder": "", "epoch": 0, "expires_at": moment}
@@ -34,7 +35,7 @@ class Leases:
             held = connection.execute(
                 select(tables.leases).where(_LEASES.name == name).with_for_update(key_share=True)
             ).one()
-            if held.expires_at > moment and held.holder != holder:
+            if held.holder == unless_left_to or (held.expires_at > moment and held.holder != holder):
                 return None
             lease = Lease(name, holder, held.epoch + 1, seconds)
             values = {"holder": holder, "epoch": lease.epoch, "expires_at": moment + timedelta(seconds=seconds)}
@@ -47,6 +48,15 @@ class Leases:
         statement = update(tables.leases).where(*_still(lease)).values(expires_at=expires_at)
         with self._database.write() as connection:
             return connection.execute(statement).rowcount == 1
+
+    def leave_to(self, lease: Lease, holder: str, seconds: float) -> bool:
+        """Hold on for so long under another name, and be no holder any more; false when somebody else has it by now.
+
+        The name may be a note to whoever comes next, see `acquire`.
+        """
+        values = {"holder": holder, "epoch": lease.epoch + 1, "expires_at": now() + timedelta(seconds=seconds)}
+        with self._database.write() as connection:
+            return connection.execute(update(tables.leases).where(*_still(lease)).values(values)).rowcount == 1
 
     def release(self, lease: Lease) -> bool:
         """Give the lease back, so that the next one need not wait; false when somebody else has it by now."""

@@ -47,6 +47,20 @@ def test_a_holder_that_starts_again_fences_off_itself(catalog: Catalog) -> None:
     assert not catalog.leases.renew(first)
 
 
+def test_a_lease_that_is_left_to_a_name_is_free_in_time_for_all_who_do_not_heed_the_name(catalog: Catalog) -> None:
+    first = catalog.leases.acquire("schedule", "a", 60)
+    assert first is not None
+    assert catalog.leases.leave_to(first, "done", 0)
+    assert not catalog.leases.renew(first)
+    assert not catalog.leases.leave_to(first, "done twice", 60)
+    assert catalog.leases.acquire("schedule", "b", 60, unless_left_to="done") is None
+    second = catalog.leases.acquire("schedule", "b", 60, unless_left_to="something else")
+    assert second is not None
+    assert second.epoch > first.epoch
+    assert catalog.leases.leave_to(second, "done", 60)
+    assert catalog.leases.acquire("schedule", "c", 60, unless_left_to="something else") is None
+
+
 def test_many_at_once_get_it_once(catalog: Catalog) -> None:
     given: list[Lease | None] = []
     threads = [

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 
 import pytest
+from servers import wait_for
 
-from storage.catalog import Catalog
-from storage.errors import CatalogError, SettingsError, StorageUnavailable
+from storage.catalog import Catalog, tables
+from storage.errors import CatalogError, CatalogUnavailable, SettingsError, StorageUnavailable
 from storage.settings import Schedule
-from workers import schedules
+from workers import lease_keeper, schedules
 from workers.schedules import Scheduler, next_slot, schedule_name
 
 HOURLY = Schedule(cron="0 * * * *", action="sync", source="photos")
@@ -87,6 +90,25 @@ def test_a_slot_is_run_once_by_one_of_two_beats(
     assert runs == ["first 12:00", "second 13:00", "first 14:00"]
 
 
+def test_a_beat_that_saw_a_slot_run_elsewhere_does_not_run_it_late(
+    clock: Clock, beat: Callable[[str], Scheduler], runs: list[str]
+) -> None:
+    """Not in the last second before the next one either, in which leases of slots that were run end."""
+    first, second = beat("first"), beat("second")
+    clock.at(12, 0)
+    for one in (first, second):
+        one.tick()
+    for second_of_the_minute in range(50, 60):
+        clock.at(12, 59, second_of_the_minute)
+        for one in (second, first, beat("new")):
+            one.tick()
+    assert runs == ["first 12:00"]
+    clock.at(13, 0)
+    for one in (second, first):
+        one.tick()
+    assert runs == ["first 12:00", "second 13:00"]
+
+
 def test_a_restart_neither_repeats_a_slot_nor_loses_one(
     clock: Clock, beat: Callable[[str], Scheduler], runs: list[str]
 ) -> None:
@@ -121,13 +143,119 @@ def test_a_slot_whose_beat_was_killed_in_the_middle_is_run_by_another(
     clock.at(12, 0)
     assert catalog.leases.acquire(schedule_name(HOURLY), "killed", schedules.RUN_SECONDS)
     other = beat("other")
-    for minute in (1, 9):
-        clock.at(12, minute)
+    for minute, second in ((1, 0), (1, 59)):
+        clock.at(12, minute, second)
         other.tick()
     assert runs == []
-    clock.at(12, 11)
+    clock.at(12, 2, 1)
     other.tick()
-    assert runs == ["other 12:11"]
+    assert runs == ["other 12:02"]
+
+
+def held_until(catalog: Catalog) -> datetime:
+    with catalog._database.read() as connection:
+        return connection.execute(tables.leases.select()).one().expires_at
+
+
+@contextmanager
+def running(one: Scheduler, begun: threading.Event) -> Iterator[None]:
+    """The block runs while this beat is in the middle of an action."""
+    thread = threading.Thread(target=one.tick)
+    thread.start()
+    try:
+        assert begun.wait(60)
+        yield
+    finally:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def test_an_action_of_any_length_is_run_by_one_beat(
+    catalog: Catalog, clock: Clock, beat: Callable[[str], Scheduler], runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For three quarters of an hour its lease is renewed while time goes on, a minute at a step."""
+    monkeypatch.setattr(lease_keeper, "RENEWALS_PER_LEASE", 6000)  # the keeper's waits are real ones: 20 ms
+    begun, go_on = threading.Event(), threading.Event()
+
+    def act(_: Schedule) -> None:
+        begun.set()
+        go_on.wait(60)
+        runs.append("long")
+
+    clock.at(12, 0)
+    others = [beat("second"), beat("third")]
+    with running(Scheduler(catalog, [HOURLY], act, name="long"), begun):
+        for minute in range(1, 46):
+            clock.at(12, minute)
+            wait_for(lambda: held_until(catalog) >= clock.now + timedelta(seconds=schedules.RUN_SECONDS - 1))
+            for one in others:
+                one.tick()
+        go_on.set()
+    for minute in range(45, 60):
+        clock.at(12, minute, 59)
+        for one in [*others, beat("new")]:
+            one.tick()
+    assert runs == ["long"]
+
+
+def test_an_action_that_lasts_past_the_next_slot_is_over_before_that_one_is_run(
+    catalog: Catalog, clock: Clock, beat: Callable[[str], Scheduler], runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = beat("other")
+
+    def act(_: Schedule) -> None:
+        clock.at(13, 1)
+        other.tick()
+        runs.append(f"long until {clock.now:%H:%M}")
+
+    clock.at(12, 0)
+    monkeypatch.setattr(schedules, "RUN_SECONDS", 7200.0)  # stands for renewals
+    Scheduler(catalog, [HOURLY], act, name="long").tick()
+    assert runs == ["long until 13:01"]
+    other.tick()
+    assert runs == ["long until 13:01", "other 13:01"]
+
+
+def test_a_beat_that_was_frozen_while_it_ran_a_slot_takes_nothing_from_the_one_that_took_over(
+    catalog: Catalog, clock: Clock, beat: Callable[[str], Scheduler], runs: list[str]
+) -> None:
+    other = beat("other")
+
+    def act(_: Schedule) -> None:
+        clock.now += timedelta(seconds=schedules.RUN_SECONDS + 1)  # no time passed for its keeper
+        other.tick()
+        runs.append("frozen")
+
+    clock.at(12, 0)
+    frozen = Scheduler(catalog, [HOURLY], act, name="frozen")
+    frozen.tick()
+    assert runs == ["other 12:02", "frozen"]
+    for minute in range(3, 60):
+        clock.at(12, minute, 59)
+        for one in (frozen, other, beat("new")):
+            one.tick()
+    assert runs == ["other 12:02", "frozen"]
+
+
+def test_a_slot_that_was_run_while_the_database_went_away_is_not_run_again(
+    catalog: Catalog, clock: Clock, beat: Callable[[str], Scheduler], runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> bool:
+        raise CatalogUnavailable("no answer")
+
+    one, other = beat("one"), beat("other")
+    clock.at(12, 0)
+    with monkeypatch.context() as outage:
+        outage.setattr("storage.catalog.leases.Leases.leave_to", away)
+        with pytest.raises(CatalogUnavailable):
+            one.tick()
+    clock.at(12, 1)
+    for both in (one, other):
+        both.tick()
+    clock.at(12, 30)
+    for both in (other, one):
+        both.tick()
+    assert runs == ["one 12:00"]
 
 
 def test_a_source_that_is_away_is_tried_again_after_a_minute_by_any_beat(catalog: Catalog, clock: Clock) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from datetime import datetime
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,10 +12,10 @@ from PIL import Image
 from servers import wait_for
 
 from pipeline.embedding_service import EmbeddingService
-from storage.catalog import BatchItem, BatchResult, Catalog, IndexBatch, JobOptions, JobRequest
+from storage.catalog import BatchItem, BatchResult, Catalog, IndexBatch, JobOptions, JobRequest, tables
 from storage.images.locate import open_source
 from storage.settings import Settings
-from workers import embed_batches
+from workers import embed_batches, lease_keeper
 from workers.embed_batches import BatchEmbedder, Outcome
 from workers.heartbeat import Heartbeat
 from workers.lease_keeper import LeaseKeeper
@@ -23,7 +25,7 @@ from workers.servers import connect_url
 from workers.stopping import StopRequest
 from workers.wire import unpack
 
-LEASE_SECONDS = 1.0
+LEASE_SECONDS = 60.0  # nothing here waits for one to run out
 
 
 class Worker:
@@ -46,6 +48,11 @@ class Worker:
         job, _created = self.catalog.jobs.open(request)
         (batch,) = self.catalog.jobs.add_batches(job.id, [items], listed_until=items[-1].key, counts={})
         return batch
+
+    def held_until(self, batch: int) -> datetime | None:
+        with self.catalog._database.read() as connection:
+            rows = {row.id: row.lease_expires_at for row in connection.execute(tables.job_batches.select())}
+        return rows[batch]
 
     def is_free(self, batch: int) -> bool:
         return self.catalog.batches.lease(batch, "another", 1) is not None
@@ -120,12 +127,16 @@ def test_a_finished_batch_waits_for_a_server_that_is_away(own_valkey, catalog, f
         assert worker.stream.length() == 1
 
 
-def test_the_lease_is_renewed_while_a_finished_batch_waits(worker):
+def test_the_lease_is_renewed_while_a_finished_batch_waits(worker, monkeypatch):
+    monkeypatch.setattr(lease_keeper, "RENEWALS_PER_LEASE", 600)
     worker.stream.publish(BatchResult(0, 0, IndexBatch(), {}))
     batch = worker.batch()
     thread = threading.Thread(target=worker.embedder.embed, args=[batch])
     thread.start()
-    thread.join(timeout=60)
+    wait_for(lambda: worker.held_until(batch), what="the batch to be leased")
+    for _renewal in range(5):
+        before = worker.held_until(batch)
+        wait_for(lambda before=before: worker.held_until(batch) > before, what="the lease to be renewed")
     assert thread.is_alive()
     assert not worker.is_free(batch)
     worker.stop.ask()
@@ -137,7 +148,7 @@ def test_a_lease_that_another_holds_by_now_is_known_to_be_lost(worker):
     batch = worker.batch()
     leased = worker.catalog.batches.lease(batch, "slow", 0.01)
     wait_for(lambda: worker.catalog.batches.lease(batch, "quick", 5))
-    with LeaseKeeper(worker.catalog, leased, 0.03) as keeper:
+    with LeaseKeeper(partial(worker.catalog.batches.renew, leased.id, leased.token, 0.03), 0.03) as keeper:
         wait_for(lambda: not keeper.holds)
 
 
