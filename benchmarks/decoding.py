@@ -63,7 +63,7 @@ def _preprocessing(folder: Path) -> ClipPreprocessing:
 
 def _ours(preprocessing: ClipPreprocessing, data: bytes) -> Any:
     decoded = decode_image(data, at_least=preprocessing.decode_at_least)
-    return preprocessing.cut(decoded.picture, (decoded.width, decoded.height))
+    return preprocessing.cut(decoded.pixels, (decoded.width, decoded.height))
 
 
 def _theirs(processor: Any, data: bytes) -> Any:

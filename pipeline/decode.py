@@ -1,33 +1,25 @@
 """Untrusted bytes to an upright RGB picture, or a typed refusal. Knows no files, no models and no tensors.
 
-Pictures are recognised by their first bytes against an allow-list, and each is opened with its own Pillow
-class. That leaves out `PIL.Image.open`, whose cap on pixels is a process-wide variable and whose first answer
-to passing it is only a warning: neither can be set per call, nor safely from many threads. Our own caps are
-checked instead, before any pixel is decoded. An ICC profile is ignored, as CLIP's own preprocessing does.
+Our own caps on bytes and pixels are checked before any pixel is decoded. An ICC profile is ignored, as CLIP's own
+preprocessing does.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
+from functools import cached_property
 
 from PIL import Image
-from PIL.AvifImagePlugin import SUPPORTED as AVIF_SUPPORTED
-from PIL.AvifImagePlugin import AvifImageFile
-from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ExifTags import Base
-from PIL.GifImagePlugin import GifImageFile
-from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from pipeline.colour import to_rgb
 from pipeline.errors import CorruptImage, EmptyImage, TooManyBytes, TooManyPixels, UnsupportedFormat
+from pipeline.jpeg_pixels import read_pixels
+from pipeline.picture_formats import open_as, recognise_format
+from pipeline.pictures import Picture, as_pillow, size_of
 from storage.images.backend import DEFAULT_MAX_IMAGE_BYTES
 from storage.settings import DEFAULT_MAX_IMAGE_PIXELS
 
@@ -64,33 +56,6 @@ _TRANSPOSE = {
 
 _ON_ITS_SIDE = frozenset({5, 6, 7, 8})
 
-_SIGNATURES: tuple[tuple[bytes, str], ...] = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"BM", "BMP"),
-    (b"II*\x00", "TIFF"),
-    (b"MM\x00*", "TIFF"),
-    (b"II+\x00", "TIFF"),  # BigTIFF
-    (b"MM\x00+", "TIFF"),
-)
-_HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
-_AVIF_BRANDS = frozenset({b"avif", b"avis"})
-
-_OPENERS: dict[str, Callable[[BytesIO], ImageFile]] = {
-    # JpegImageFile reads an MPO (two-lens and panorama cameras) as its first picture, which is a plain JPEG.
-    "JPEG": JpegImageFile,
-    "PNG": PngImageFile,
-    "GIF": GifImageFile,
-    "BMP": BmpImageFile,
-    "TIFF": TiffImageFile,
-    "WEBP": WebPImageFile,
-    "AVIF": AvifImageFile,
-}
-FORMATS = frozenset(_OPENERS)
-
-
 LARGE_PIXELS = 32_000_000  # 96 MB as RGB; phones and most cameras stay below
 
 
@@ -103,16 +68,34 @@ class DecodeLimits:
 
 
 @dataclass(frozen=True)
+class _Given:
+    """Encoded bytes of a format, or a caller's own picture."""
+
+    name: str
+    data: bytes = b""
+    picture: Image.Image | None = None
+
+    def opened(self) -> Image.Image:
+        return open_as(self.name, self.data) if self.picture is None else self.picture
+
+
+@dataclass(frozen=True)
 class DecodedImage:
     """An RGB picture, upright; `format` is e.g. "JPEG".
 
-    Width and height in pixels are those of the file, upright: the picture's own, unless it was decoded at reduced size.
+    `pixels` has the form in which they were decoded. Width and height in pixels are those of the file, upright: the
+    picture's own, unless it was decoded at reduced size.
     """
 
-    picture: Image.Image
+    pixels: Picture
     width: int
     height: int
     format: str
+
+    @cached_property
+    def picture(self) -> Image.Image:
+        """The picture for Pillow."""
+        return as_pillow(self.pixels)
 
 
 def decode_image(
@@ -132,7 +115,7 @@ def decode_image(
     if len(data) > limits.max_bytes:
         raise TooManyBytes(f"{len(data):,} bytes are more than the cap of {limits.max_bytes:,}")
     name = recognise_format(data)
-    return _guarded(lambda: _OPENERS[name](BytesIO(data)), name, limits, at_least)
+    return _guarded(_Given(name, data), limits, at_least)
 
 
 def is_large(data: bytes, limits: DecodeLimits) -> bool:
@@ -141,7 +124,7 @@ def is_large(data: bytes, limits: DecodeLimits) -> bool:
     Raises nothing: what is refused is refused by `decode_image`.
     """
     try:
-        width, height = _OPENERS[recognise_format(data)](BytesIO(data)).size
+        width, height = open_as(recognise_format(data), data).size
     except (UnsupportedFormat, Image.DecompressionBombError, Image.DecompressionBombWarning, *_PILLOW_ERRORS):
         return False
     return LARGE_PIXELS < width * height <= limits.max_pixels
@@ -152,49 +135,18 @@ def upright_rgb(picture: Image.Image, limits: DecodeLimits | None = None) -> Dec
 
     The caller's picture keeps its pixels. Raises the same errors as `decode_image`.
     """
-    return _guarded(lambda: picture, picture.format or "", limits or DecodeLimits())
+    return _guarded(_Given(picture.format or "", picture=picture), limits or DecodeLimits())
 
 
-def recognise_format(data: bytes) -> str:
-    """Name the allowed format of these bytes by their first few. Raises UnsupportedFormat."""
-    for signature, name in _SIGNATURES:
-        if data.startswith(signature):
-            return name
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    brands = _iso_brands(data)
-    if brands & _AVIF_BRANDS and AVIF_SUPPORTED:
-        return "AVIF"
-    if brands & (_HEIF_BRANDS | _AVIF_BRANDS):
-        kind = "AVIF" if brands & _AVIF_BRANDS else "HEIC/HEIF"
-        raise UnsupportedFormat(f"{kind} pictures cannot be read here; convert them to JPEG or PNG first")
-    raise UnsupportedFormat(
-        f"the first bytes {data[:8].hex(' ')} are none of {', '.join(_OPENERS)}; convert the picture first"
-    )
-
-
-def _iso_brands(data: bytes) -> frozenset[bytes]:
-    """Return the major and compatible brands of an ISO media file (ISO/IEC 14496-12, box `ftyp`)."""
-    if data[4:8] != b"ftyp":
-        return frozenset()
-    end = min(int.from_bytes(data[:4], "big"), 256, len(data))  # real lists hold some ten brands
-    compatible = (data[start : start + 4] for start in range(16, end - 3, 4))
-    return frozenset({data[8:12], *compatible})
-
-
-def _guarded(
-    open_picture: Callable[[], Image.Image], name: str, limits: DecodeLimits, at_least: tuple[int, int] | None = None
-) -> DecodedImage:
+def _guarded(given: _Given, limits: DecodeLimits, at_least: tuple[int, int] | None = None) -> DecodedImage:
     """Open, check, load and convert, with everything that Pillow raises mapped to our errors."""
+    name = given.name
     try:
-        opened = open_picture()
+        opened = given.opened()
         _check_size(opened, limits)
         size = opened.size
         reduced = at_least is not None and _reduce(opened, at_least)
-        opened.load()
-        upright = _turn_upright(opened)
-        _check_size(upright, limits)  # loading may find another size than the header told
-        picture = to_rgb(upright)
+        pixels = _upright(opened, given.data, limits)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooManyPixels(f"{name}: {error}") from error
     except MemoryError as error:
@@ -202,10 +154,10 @@ def _guarded(
     except _PILLOW_ERRORS as error:
         raise CorruptImage(f"{name}: the file is damaged: {str(error) or type(error).__name__}") from error
     if not reduced:
-        size = picture.size
+        size = size_of(pixels)
     elif _orientation(opened) in _ON_ITS_SIDE:
         size = size[1], size[0]
-    return DecodedImage(picture, *size, name)
+    return DecodedImage(pixels, *size, name)
 
 
 def _reduce(opened: Image.Image, at_least: tuple[int, int]) -> bool:
@@ -227,10 +179,20 @@ def _check_size(picture: Image.Image, limits: DecodeLimits) -> None:
         )
 
 
-def _turn_upright(picture: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation."""
-    method = _TRANSPOSE.get(_orientation(picture))
-    return picture if method is None else picture.transpose(method)
+def _upright(opened: Image.Image, data: bytes, limits: DecodeLimits) -> Picture:
+    """Load the picture, apply the EXIF orientation, and convert it to RGB."""
+    read = None
+    if data and isinstance(opened, JpegImageFile) and opened.width * opened.height <= LARGE_PIXELS:
+        read = read_pixels(opened, data)  # a large one may be wanted in Pillow's form, and is not to be there twice
+    if read is None:
+        opened.load()
+    method = _TRANSPOSE.get(_orientation(opened))
+    if read is not None and method is None:
+        return read
+    picture = opened if read is None else as_pillow(read)
+    upright = picture if method is None else picture.transpose(method)
+    _check_size(upright, limits)  # loading may find another size than the header told
+    return to_rgb(upright)
 
 
 def _orientation(picture: Image.Image) -> int:

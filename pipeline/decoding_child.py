@@ -18,10 +18,11 @@ import sys
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from PIL.AvifImagePlugin import SUPPORTED as AVIF_SUPPORTED
 
-from pipeline.decode import FORMATS, DecodeLimits, decode_image, is_large
+from pipeline.decode import DecodeLimits, decode_image, is_large
 from pipeline.decoding_messages import (
     DONE,
     FIRST_REFUSAL,
@@ -35,6 +36,8 @@ from pipeline.decoding_messages import (
     send_reply,
 )
 from pipeline.errors import CorruptImage, DecodeError, DecodeOutOfMemory
+from pipeline.picture_formats import FORMATS
+from pipeline.pictures import Picture, size_of
 
 _STANDARD_STREAMS = 3
 _NO_NEW_PRIVILEGES = 38  # PR_SET_NO_NEW_PRIVS, prctl(2)
@@ -67,11 +70,17 @@ def _answer(channel: socket.socket, request: Request) -> None:
         status = FIRST_REFUSAL + REFUSALS.index(kind if kind in REFUSALS else CorruptImage)
         send_reply(channel, Reply(status, message=str(refusal)))
         return
-    picture = decoded.picture
-    send_reply(channel, Reply(DONE, picture.size, (decoded.width, decoded.height), decoded.format))
-    for top, bottom in bands(*picture.size):
-        whole = (top, bottom) == (0, picture.height)
-        channel.sendall((picture if whole else picture.crop((0, top, picture.width, bottom))).tobytes())
+    width, height = size_of(decoded.pixels)
+    send_reply(channel, Reply(DONE, (width, height), (decoded.width, decoded.height), decoded.format))
+    for top, bottom in bands(width, height):
+        channel.sendall(_rows(decoded.pixels, top, bottom))
+
+
+def _rows(picture: Picture, top: int, bottom: int) -> bytes:
+    if isinstance(picture, np.ndarray):
+        return picture[top:bottom].tobytes()
+    whole = (top, bottom) == (0, picture.height)
+    return (picture if whole else picture.crop((0, top, picture.width, bottom))).tobytes()
 
 
 def _try_every_format() -> None:

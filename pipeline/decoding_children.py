@@ -19,9 +19,10 @@ from queue import LifoQueue
 from threading import Lock
 from time import monotonic
 
+import numpy as np
 from PIL import Image
 
-from pipeline.decode import FORMATS, DecodedImage, DecodeLimits
+from pipeline.decode import DecodedImage, DecodeLimits
 from pipeline.decoding_messages import (
     CHANNELS,
     FIRST_REFUSAL,
@@ -37,6 +38,8 @@ from pipeline.decoding_messages import (
     send_request,
 )
 from pipeline.errors import DecoderCrashed, DecoderUnavailable, DecodeTimeout, EmptyImage, TooManyBytes
+from pipeline.picture_formats import FORMATS
+from pipeline.pictures import Picture, as_pillow
 from storage.settings import Settings, allowed_threads
 
 _START_SECONDS = 60.0  # it takes half a second; a loaded machine ten times as long
@@ -206,19 +209,21 @@ def _received(channel: Channel, request: Request) -> DecodedImage | None:
             raise BrokenReply
     if reply.format not in FORMATS:
         raise BrokenReply
-    picture = None
-    for top, bottom in bands(*reply.size):
-        size = reply.size[0], bottom - top
-        pixels = bytearray(size[0] * size[1] * CHANNELS)
-        fill(channel, memoryview(pixels))
-        band = Image.frombuffer("RGB", size, pixels, "raw", "RGB", 0, 1)
-        if size == reply.size:
-            picture = band
-        else:
-            picture = picture or Image.new("RGB", reply.size)
-            picture.paste(band, (0, top))
-    assert picture is not None  # noqa: S101 - the height is at least 1
-    return DecodedImage(picture, *reply.file_size, reply.format)
+    return DecodedImage(_pixels(channel, *reply.size), *reply.file_size, reply.format)
+
+
+def _pixels(channel: Channel, width: int, height: int) -> Picture:
+    """What comes in one band is left as it came; more of it goes into Pillow's form, which a large picture has once."""
+    large: Image.Image | None = None
+    for top, bottom in bands(width, height):
+        band = np.empty((bottom - top, width, CHANNELS), dtype=np.uint8)
+        fill(channel, band.data.cast("B"))
+        if len(band) == height:
+            return band
+        large = large or Image.new("RGB", (width, height))
+        large.paste(as_pillow(band), (0, top))
+    assert large is not None  # noqa: S101 - the height is at least 1
+    return large
 
 
 def _end_all(children: list[_Child]) -> None:

@@ -157,7 +157,7 @@ class EmbeddingService:
     def _prepared(self, decoded: DecodedImage) -> PreparedImage:
         size = decoded.width, decoded.height
         if isinstance(self._embedder, TakesReducedPictures):
-            pixels = self._embedder.prepare_reduced(decoded.picture, size)
+            pixels = self._embedder.prepare_reduced(decoded.pixels, size)
         else:
             pixels = self._embedder.prepare(decoded.picture)
         return PreparedImage(pixels, decoded.width, decoded.height, decoded.format)

@@ -19,7 +19,8 @@ from pipeline.decode import DECODE_VERSION
 from pipeline.embedders.base import Pixels
 from pipeline.embedders.fingerprint import sha256_of_settings
 from pipeline.errors import UnsupportedModel
-from pipeline.resize import Bytes, center_crop, resize_bicubic
+from pipeline.pictures import Bytes, Picture, as_pillow, size_of
+from pipeline.resize import center_crop, resize_bicubic
 
 # Raised when the same settings give other numbers than before, so that old and new vectors never mix.
 PREPROCESSING_VERSION = 1
@@ -122,7 +123,7 @@ class ClipPreprocessing:
         height, width = self.exact_size or (self.shortest_edge or 1,) * 2
         return width * _REDUCED_AT_LEAST, height * _REDUCED_AT_LEAST
 
-    def apply(self, picture: Image.Image, size: tuple[int, int] | None = None) -> Pixels:
+    def apply(self, picture: Picture, size: tuple[int, int] | None = None) -> Pixels:
         """Turn an RGB picture into (3, height, width) float32. Safe to call from many threads.
 
         Follows transformers' `PilBackend` (image_processing_backends.py; `CLIPImageProcessor` in 4.x) to
@@ -137,26 +138,27 @@ class ClipPreprocessing:
             np.take(table, pixels[:, :, channel], out=tensor[channel], mode="clip")
         return tensor
 
-    def cut(self, picture: Image.Image, size: tuple[int, int] | None = None) -> Bytes:
+    def cut(self, picture: Picture, size: tuple[int, int] | None = None) -> Bytes:
         """Resize and crop an RGB picture: (height, width, 3) uint8, before rescaling and normalising.
 
         `size` is the width and height in pixels that the picture had before it was decoded at reduced size.
         """
-        box = self._middle(size or picture.size) if self.reduced else None
+        has = size_of(picture)
+        box = self._middle(size or has) if self.reduced else None
         if box is None:
-            return center_crop(np.asarray(self._resize(picture)), self.crop)
-        across, down = (have / had for have, had in zip(picture.size, size or picture.size, strict=True))
+            return center_crop(np.asarray(self._resize(as_pillow(picture))), self.crop)
+        across, down = (have / had for have, had in zip(has, size or has, strict=True))
         left, top, right, bottom = box
         scaled = left * across, top * down, right * across, bottom * down
         return self._resize_box(picture, scaled)
 
-    def _resize_box(self, picture: Image.Image, box: tuple[float, float, float, float]) -> Bytes:
+    def _resize_box(self, picture: Picture, box: tuple[float, float, float, float]) -> Bytes:
         """Resize what stands in a box to the size that comes out."""
         height, width = self.output_size
         shrinks = min((box[2] - box[0]) / width, (box[3] - box[1]) / height) >= _SHRUNK_BY_PRODUCTS
         if self.resample == Image.Resampling.BICUBIC and shrinks:
             return resize_bicubic(picture, box, (width, height))
-        return np.asarray(picture.resize((width, height), Image.Resampling(self.resample), box=box))
+        return np.asarray(as_pillow(picture).resize((width, height), Image.Resampling(self.resample), box=box))
 
     def _middle(self, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
         """What of a picture of (width, height) survives the crop; None where the crop is larger than the picture.

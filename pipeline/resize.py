@@ -15,11 +15,10 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
-from PIL import Image
 
+from pipeline.pictures import Bytes, Picture, cut_out, size_of
 from storage.block_search import blas_threads
 
-Bytes: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
 _REACH = 2.0  # of the bicubic filter to either side, in pixels of the smaller of both pictures
@@ -42,20 +41,21 @@ class _Step:
     weights: Floats
 
 
-def resize_bicubic(picture: Image.Image, box: tuple[float, float, float, float], size: tuple[int, int]) -> Bytes:
+def resize_bicubic(picture: Picture, box: tuple[float, float, float, float], size: tuple[int, int]) -> Bytes:
     """Make of a box (left, top, right, bottom in pixels) of an RGB picture one of (width, height) pixels.
 
     The result is (height, width, 3). As with Pillow's `resize(box=)`, pixels beside the box count at its edges.
     """
     left, top, right, bottom = box
-    down = _steps(picture.height, (top, bottom), size[1], 1)
-    across = _steps(picture.width, (left, right), size[0], _CHANNELS)
+    width, height = size_of(picture)
+    down = _steps(height, (top, bottom), size[1], 1)
+    across = _steps(width, (left, right), size[0], _CHANNELS)
     first, last = across[0].begin // _CHANNELS, across[-1].end // _CHANNELS
     made = np.empty((size[1], size[0] * _CHANNELS), dtype=np.uint8)
     with blas_threads().one_each():  # the products are small, and pictures are resized on many threads at once
         for start in range(0, len(down), _STEPS_DOWN):
             some = down[start : start + _STEPS_DOWN]
-            strip = np.asarray(picture.crop((first, some[0].begin, last, some[-1].end)))
+            strip = cut_out(picture, (first, some[0].begin, last, some[-1].end))
             made[some[0].first : some[-1].stop] = _across(_down(strip, some), across)
     return made.reshape(size[1], size[0], _CHANNELS)
 

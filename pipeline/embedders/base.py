@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
+from pipeline.pictures import Picture
 from storage.records import ModelIdentity
 
 Pixels = np.ndarray[Any, np.dtype[Any]]  # float32 or uint8, as the model takes it
@@ -63,8 +64,11 @@ class TakesReducedPictures(Protocol):
         """Width and height in pixels that are enough; None: always decode in full."""
         ...
 
-    def prepare_reduced(self, picture: Image.Image, size: tuple[int, int]) -> Pixels:
-        """As `prepare`, of a picture that had this width and height, in pixels, before it was reduced."""
+    def prepare_reduced(self, picture: Picture, size: tuple[int, int]) -> Pixels:
+        """As `prepare`, of a picture that had this width and height, in pixels, before it was reduced.
+
+        It is Pillow's, or an array (height, width, 3) of uint8.
+        """
         ...
 
 

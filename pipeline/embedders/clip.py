@@ -29,6 +29,7 @@ from pipeline.embedders.memory_batches import HalvingBatches
 from pipeline.embedders.texts import TextTokens
 from pipeline.embedders.unit_length import unit_rows
 from pipeline.errors import ModelError, UnsupportedModel
+from pipeline.pictures import Picture
 from pipeline.preprocess import ClipPreprocessing
 from storage.records import ModelIdentity
 from storage.settings import DEFAULT_MODEL, allowed_threads
@@ -131,7 +132,7 @@ class ClipEmbedder:
         """See `TakesReducedPictures`."""
         return self._preprocessing.decode_at_least
 
-    def prepare_reduced(self, picture: Image.Image, size: tuple[int, int]) -> Pixels:
+    def prepare_reduced(self, picture: Picture, size: tuple[int, int]) -> Pixels:
         """See `TakesReducedPictures`."""
         return self._preprocessing.apply(picture, size)
 

@@ -12,9 +12,10 @@ from threading import Lock
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from pipeline.decode import DecodeLimits, decode_image, is_large, recognise_format, upright_rgb
+from pipeline.decode import DecodeLimits, decode_image, is_large, upright_rgb
 from pipeline.decoding_children import DecodingChildren
 from pipeline.errors import TooManyPixels
+from pipeline.picture_formats import recognise_format
 from storage.images.allowed_sources import ANYWHERE, AllowedSources
 from storage.images.locate import ImageReader
 

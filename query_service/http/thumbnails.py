@@ -11,8 +11,8 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from pipeline.decode import recognise_format
 from pipeline.errors import UnsupportedFormat
+from pipeline.picture_formats import recognise_format
 from query_service.http.access import requires
 from query_service.http.collections import CollectionName
 from query_service.http.images import ImageId, image_of

@@ -95,6 +95,7 @@ SAMPLES = {
     "webp": encode(picture(11), "WEBP", exif=sideways()),
     "webp-lossless": encode(picture(12).convert("RGBA"), "WEBP", lossless=True),
     **({"avif": encode(picture(13), "AVIF")} if AVIF_SUPPORTED else {}),
+    "jpeg-bands": encode(picture(14, (2500, 1800)), "JPEG"),
     "large-bands": encode(picture(14, (2500, 1800)), "PNG", compress_level=1),
     "thin": encode(picture(15, (3, 4000)), "PNG"),
 }

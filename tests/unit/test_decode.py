@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from pipeline.decode import DecodeLimits, decode_image, is_large, recognise_format, upright_rgb
+from pipeline.decode import DecodeLimits, decode_image, is_large, upright_rgb
 from pipeline.errors import (
     CorruptImage,
     DecodeError,
@@ -23,6 +23,7 @@ from pipeline.errors import (
     TooManyPixels,
     UnsupportedFormat,
 )
+from pipeline.picture_formats import recognise_format
 
 FUZZ_SEED = 20_240_607
 FUZZ_ROUNDS = 700  # per format; times 7 formats

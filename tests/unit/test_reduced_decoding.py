@@ -62,3 +62,14 @@ def test_refusals_are_the_same(progressive: bool) -> None:
 
 def test_reduced_is_another_fingerprint_and_full_keeps_its_own() -> None:
     assert replace(ClipPreprocessing(), reduced=True).fingerprint != ClipPreprocessing().fingerprint
+
+
+@pytest.mark.parametrize("size", [(640, 480), (1920, 1080), (300, 200), (5000, 449), (230, 230)])
+@pytest.mark.parametrize("is_reduced", [False, True])
+def test_the_models_input_is_the_same_from_both_forms_of_a_picture(size: tuple[int, int], *, is_reduced: bool) -> None:
+    preprocessing = replace(ClipPreprocessing(), reduced=is_reduced)
+    decoded = decode_image(_jpeg(*size), at_least=preprocessing.decode_at_least)
+    assert isinstance(decoded.pixels, np.ndarray)
+    told = decoded.width, decoded.height
+    assert np.array_equal(preprocessing.cut(decoded.pixels, told), preprocessing.cut(decoded.picture, told))
+    assert np.array_equal(preprocessing.apply(decoded.pixels, told), preprocessing.apply(decoded.picture, told))

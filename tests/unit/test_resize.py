@@ -85,3 +85,10 @@ def test_many_threads_get_what_one_gets() -> None:
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(made, photos))
     assert all((one == other).all() for one, other in zip(alone, together, strict=True))
+
+
+def test_a_picture_and_the_array_of_its_bytes_give_the_same() -> None:
+    photo = _photo(640, 480)
+    box = (80.3, 0.0, 560.3, 480.0)
+    from_pillow = resize_bicubic(Image.fromarray(photo), box, (SIDE, SIDE))
+    assert np.array_equal(resize_bicubic(photo, box, (SIDE, SIDE)), from_pillow)

@@ -23,6 +23,7 @@ from pipeline.embedders.onnx_clip.shape import ClipShape
 from pipeline.embedders.onnx_clip.tokens import ClipTokens
 from pipeline.embedders.unit_length import unit_rows
 from pipeline.errors import ModelError, UnsupportedModel
+from pipeline.pictures import Picture
 from pipeline.preprocess import ClipPreprocessing
 from storage.records import ModelIdentity
 from storage.settings import allowed_threads
@@ -95,7 +96,7 @@ class OnnxClipEmbedder:
         """See `TakesReducedPictures`."""
         return self._preprocessing.decode_at_least
 
-    def prepare_reduced(self, picture: Image.Image, size: tuple[int, int]) -> Pixels:
+    def prepare_reduced(self, picture: Picture, size: tuple[int, int]) -> Pixels:
         """See `TakesReducedPictures`."""
         return self._preprocessing.cut(picture, size)
 
