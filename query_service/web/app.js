@@ -2,11 +2,11 @@
 
 import { $ } from "./dom.js";
 import { loadCollections, renderCollections, startCollections } from "./collections.js";
-import { renderChips } from "./chips.js";
+import { partsInWords, renderChips } from "./chips.js";
 import { showDetail } from "./detail.js";
 import { forgetFilters, loadFilters, renderFilters } from "./filters.js";
 import { focusFirst, listenForGridKeys } from "./grid_keys.js";
-import { showJobs, startJobs } from "./jobs_view.js";
+import { addPictures, showJobs, startJobs } from "./jobs_view.js";
 import { showError, toast } from "./notices.js";
 import { listenForPictures } from "./picture_input.js";
 import { renderRefine, startRefine } from "./refine.js";
@@ -34,6 +34,9 @@ function render(changed) {
   renderRefine();
   renderFilters();
   if (changed.includes("collection")) renderCollections();
+  const about = state.view === "jobs" ? "Jobs" : partsInWords();
+  document.title = about ? `${about} · Visual Search` : "Visual Search";
+  if (ready && state.view === "jobs" && view === "jobs" && changed.includes("collection")) showJobs(true);
   if (showView() || !ready || state.view !== "search") return;
   if (changed.includes("collection")) loadFilters();
   if (changed.some((name) => ASKED.includes(name))) refresh();
@@ -46,7 +49,6 @@ function showView() {
   $("#search-view").hidden = view !== "search";
   $("#jobs-view").hidden = view !== "jobs";
   for (const tab of document.querySelectorAll("[data-view]")) tab.setAttribute("aria-current", tab.dataset.view === view ? "page" : "false");
-  document.title = view === "jobs" ? "Jobs · Visual Search" : "Visual Search";
   if (ready) enterView();
   return true;
 }
@@ -67,15 +69,19 @@ function submitWords(event) {
 function onKey(event) {
   if (document.querySelector("dialog[open]") || event.ctrlKey || event.metaKey || event.altKey) return;
   const typing = event.target.matches("input:not([type=range], [type=checkbox]), select, textarea");
-  if (event.key === "Escape") return clear(event);
+  if (event.key === "Escape") return typing ? leave(event.target) : clear();
   if (typing) return void (event.key === "ArrowDown" && event.target.id === "words" && focusFirst());
   if (event.key === "/") { event.preventDefault(); ($("#words").disabled ? $("#picture") : $("#words")).focus(); }
   if (event.key === "?") $("#keys-help").showModal();
 }
 
-function clear(event) {
-  $("#words").value = "";
-  if (event.target.matches("input")) event.target.blur();
+// Escape goes one step back at a time: what is typed, the field, the search.
+function leave(field) {
+  if (field.id === "words" && field.value) field.value = "";
+  else field.blur();
+}
+
+function clear() {
   if (state.view === "search" && (state.parts.length || state.exclude.length)) update({ parts: [], exclude: [] });
 }
 
@@ -90,7 +96,8 @@ async function share() {
 
 function start() {
   onChange((_, changed) => render(changed));
-  for (const begin of [startCollections, startRefine, listenForPictures]) begin();
+  for (const begin of [startCollections, startRefine]) begin();
+  listenForPictures(addPictures);
   startJobs(() => { forgetFilters(); loadCollections(() => {}); });
   startResults(act);
   listenForGridKeys(act);

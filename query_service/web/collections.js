@@ -7,7 +7,6 @@ import { clearError, showError } from "./notices.js";
 import { setFirstCollection, state, update } from "./state.js";
 
 const FIRST = "default"; // searched when the address names none and there is one of this name
-const HINT = "Paste or drop a picture, type words, or both. Press ? for the keys.";
 let known = null; // not yet told
 
 export function startCollections() {
@@ -41,8 +40,9 @@ export function renderCollections() {
 function renderWords(collection) {
   const refused = collection !== undefined && !collection.text_search;
   $("#words").disabled = refused;
-  $("#words").placeholder = refused ? "Add a picture" : "Describe it, or add a picture";
-  $("#words-note").textContent = refused ? `The model of this collection (${nameOf(collection.model)}) reads pictures only; words need a CLIP model.` : HINT;
+  $("#words").placeholder = refused ? "Add a picture" : "Words, a picture, or both";
+  $("#no-words").textContent = refused ? `The model of this collection (${nameOf(collection.model)}) reads pictures only; words need a CLIP model.` : "";
+  $("#both").hidden = refused;
 }
 
 const nameOf = (model) => (typeof model === "string" ? model : model?.name ?? "unknown");

@@ -11,6 +11,7 @@ const LARGE_SIDE = 512;
 
 export function showDetail(result, act) {
   const dialog = $("#detail");
+  dialog.onclick = (event) => { if (event.target === dialog && outside(event, dialog)) dialog.close(); };
   const { image_id: id } = result;
   const then = (action) => () => { dialog.close(); action(id); };
   const explanation = el("div", { id: "explanation", "aria-live": "polite" });
@@ -32,6 +33,12 @@ export function showDetail(result, act) {
     ),
   );
   dialog.showModal();
+}
+
+// On the backdrop; the dialog's own padding is within.
+function outside({ clientX: x, clientY: y }, dialog) {
+  const { left, right, top, bottom } = dialog.getBoundingClientRect();
+  return x < left || x > right || y < top || y > bottom;
 }
 
 const button = (symbol, label, click, kind = "quiet") => el("button", { type: "button", class: kind, on: { click } }, icon(symbol), label);

@@ -33,6 +33,13 @@ export function iconButton(name, label, click, properties = {}) {
   return el("button", { type: "button", class: "icon-button", "aria-label": label, title: label, on: { click }, ...properties }, icon(name));
 }
 
+// Does what takes the focused element away; with a keyboard's focus, the first of the selectors that is there gets it.
+export function keepFocus(first, second, action) {
+  const byKeyboard = document.activeElement?.matches(":focus-visible");
+  action();
+  if (byKeyboard) ($(first) ?? $(second)).focus();
+}
+
 // Waits until nothing has called for that long, then calls once with the last arguments.
 export function debounced(milliseconds, action) {
   let timer = 0;

@@ -21,6 +21,7 @@ export function startFailures(afterRetry) {
 }
 
 export async function loadFailures({ after = null } = {}) {
+  $("#failures-title").textContent = `Pictures of ${state.collection} that failed`;
   const found = await get(query("v1/failures", { collection: state.collection, limit: PAGE, after }));
   const failures = Array.isArray(found) ? found : found.failures;
   const items = failures.map(failure);

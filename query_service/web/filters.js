@@ -18,7 +18,7 @@ export function forgetFilters() {
 
 export async function loadFilters() {
   const collection = state.collection;
-  if (loadedFor === collection) return;
+  if (!collection || loadedFor === collection) return;
   loadedFor = collection;
   try {
     const { attributes } = await get(query(`v1/collections/${encodeURIComponent(collection)}/attributes`, {}));

@@ -12,10 +12,13 @@ import { state } from "./state.js";
 const LISTED = 50;
 const STREAMS = 3; // a browser opens six connections to one host; the others are seen by the list's next look
 const LOOK_MILLISECONDS = 4000;
+const SENT_FILES = 200; // of one request; the service takes 1,000
+const SENT_BYTES = 32 * 1024 * 1024; // half of what it takes unless it is set otherwise
 const followed = new Map(); // job id -> AbortController
 let timer = 0;
 let afterJob = () => {};
 let lookFailed = false;
+let ended = null; // ids of jobs known to be over; not yet looked
 
 const act = {
   cancel: (id) => doing(() => post(`v1/jobs/${id}/cancel`), `Job ${id} is being cancelled.`),
@@ -26,7 +29,10 @@ const act = {
 export function startJobs(onIndexed) {
   afterJob = onIndexed;
   $("#job-form").addEventListener("submit", (event) => { event.preventDefault(); submit(event.target); });
-  $("#upload").addEventListener("change", (event) => upload(event.target));
+  $("#upload").addEventListener("change", (event) => {
+    addPictures([...event.target.files]);
+    event.target.value = "";
+  });
   startFailures(look);
 }
 
@@ -40,15 +46,24 @@ export function showJobs(visible) {
 async function look() {
   clearTimeout(timer);
   try {
-    const found = await get(query("v1/jobs", { limit: LISTED }));
-    const jobs = Array.isArray(found) ? found : found.jobs;
+    const { collection } = state;
+    const jobs = await get(query("v1/jobs", { collection, limit: LISTED }));
+    if (collection !== state.collection) return look(); // another one was chosen meanwhile
     render(jobs);
+    noteEnded(jobs);
     jobs.filter((job) => !job.is_over).slice(0, STREAMS).forEach(follow);
-    await loadFailures();
+    if (collection) await loadFailures();
     if (lookFailed) clearError(); // other errors stay until somebody has read them
     lookFailed = false;
   } catch (error) { lookFailed = true; showError(error, look); }
   if (state.view === "jobs") { clearTimeout(timer); timer = setTimeout(look, LOOK_MILLISECONDS); }
+}
+
+// A job has ended since the last look: the collection holds other pictures now.
+function noteEnded(jobs) {
+  const over = jobs.filter((job) => job.is_over).map((job) => job.id);
+  if (ended && over.some((id) => !ended.has(id))) afterJob();
+  ended = new Set([...(ended ?? []), ...over]);
 }
 
 function render(jobs) {
@@ -64,7 +79,7 @@ async function follow({ id }) {
   followed.set(id, controller);
   try {
     await readEvents(`v1/jobs/${id}/events`, controller.signal, (name, data) => { if (name === "progress") show(JSON.parse(data)); });
-    if (!controller.signal.aborted) { afterJob(); loadFailures(); }
+    if (!controller.signal.aborted) look();
   } catch (error) {
     if (error.name !== "AbortError") setTimeout(look, LOOK_MILLISECONDS); // the list shows it meanwhile
   } finally {
@@ -86,13 +101,23 @@ async function submit(form) {
   button.disabled = false;
 }
 
-async function upload(field) {
+// Many or large pictures go in several requests, each below the limit of one.
+export async function addPictures(files) {
+  const pictures = files.filter((file) => !file.type || file.type.startsWith("image/"));
+  if (pictures.length < files.length) toast(`${plural(files.length - pictures.length, "file")} left out: no picture.`);
+  for (let first = 0, next; first < pictures.length; first = next) {
+    for (next = first + 1; next < pictures.length && next - first < SENT_FILES && bytesOf(pictures.slice(first, next + 1)) <= SENT_BYTES;) next += 1;
+    if (!(await sendPictures(pictures.slice(first, next), `${next} of ${plural(pictures.length, "picture")} sent.`))) return;
+  }
+}
+
+const bytesOf = (files) => files.reduce((sum, file) => sum + file.size, 0);
+
+function sendPictures(files, text) {
   const form = new FormData();
-  for (const file of field.files) form.append("image", file, file.name);
+  for (const file of files) form.append("image", file, file.name);
   if (state.collection) form.append("collection", state.collection);
-  const text = `${plural(field.files.length, "picture")} sent.`;
-  field.value = "";
-  await doing(() => call("v1/images", { method: "POST", form }), text);
+  return doing(() => call("v1/images", { method: "POST", form }), text);
 }
 
 async function doing(action, text) {

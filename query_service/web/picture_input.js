@@ -8,29 +8,37 @@ const LARGE_BYTES = 1_500_000; // above it a picture is made smaller here: model
 const LONGEST_SIDE = 1280;
 let number = 0;
 
-export function listenForPictures() {
+// `addToCollection(files)` takes what is dropped on the jobs: there, pictures are to be found, not to search with.
+export function listenForPictures(addToCollection) {
   for (const id of ["#picture", "#camera"]) $(id).addEventListener("change", (event) => {
     take(event.target.files);
     event.target.value = ""; // the same picture may be chosen again
   });
   document.addEventListener("paste", (event) => {
-    if (event.clipboardData.files.length) { event.preventDefault(); take(event.clipboardData.files); }
+    if (state.view === "search" && event.clipboardData.files.length) { event.preventDefault(); take(event.clipboardData.files); }
   });
-  listenForDrops();
+  listenForDrops(addToCollection);
 }
 
-function listenForDrops() {
+function listenForDrops(addToCollection) {
   const hint = $("#drop-hint");
   const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
-  document.addEventListener("dragenter", (event) => { if (hasFiles(event)) hint.hidden = false; });
+  document.addEventListener("dragenter", (event) => { if (hasFiles(event)) showHint(hint); });
   document.addEventListener("dragover", (event) => { if (hasFiles(event)) event.preventDefault(); });
   document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) hint.hidden = true; });
   document.addEventListener("drop", (event) => {
     hint.hidden = true;
     if (!hasFiles(event)) return;
     event.preventDefault();
-    if (state.view === "search") take(event.dataTransfer.files);
+    const files = [...event.dataTransfer.files];
+    if (state.view === "search") take(files);
+    else addToCollection(files);
   });
+}
+
+function showHint(hint) {
+  hint.hidden = false;
+  $("p", hint).textContent = state.view === "search" ? "Drop the picture to search with it" : `Drop pictures to add them to ${state.collection || "a new collection"}`;
 }
 
 async function take(files) {

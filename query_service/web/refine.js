@@ -1,6 +1,6 @@
 // The sliders and the near-duplicate switch: what they show follows the state, what they change is asked live.
 
-import { $, debounced } from "./dom.js";
+import { $, debounced, keepFocus } from "./dom.js";
 import { hasFilters, state, update } from "./state.js";
 
 const LIVE_MILLISECONDS = 120;
@@ -9,7 +9,7 @@ export function startRefine() {
   live("#min-score", "minScore");
   live("#diversity", "diversity");
   $("#near-duplicates").addEventListener("change", (event) => update({ nearDuplicates: event.target.checked }));
-  $("#reset").addEventListener("click", () => update({ minScore: 0, diversity: 0, nearDuplicates: false, filters: {}, exclude: [] }));
+  $("#reset").addEventListener("click", () => keepFocus("#min-score", "#results", () => update({ minScore: 0, diversity: 0, nearDuplicates: false, filters: {}, exclude: [] })));
   $("#refine-toggle").addEventListener("click", toggle);
 }
 

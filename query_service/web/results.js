@@ -1,6 +1,6 @@
 // The grid of results: skeletons while the first page is on its way, pages appended, nothing shown twice.
 
-import { $, el, iconButton } from "./dom.js";
+import { $, el, iconButton, keepFocus } from "./dom.js";
 import { card, skeletons } from "./card.js";
 import { plural, shortName } from "./format.js";
 import { focusFirst, resetTabStop } from "./grid_keys.js";
@@ -36,7 +36,7 @@ export async function refresh() {
   const mine = ++turn;
   showExcluded();
   $(".columns").classList.toggle("idle", !isAsking()); // nothing is asked: nothing to refine
-  if (!isAsking()) return welcome(mine);
+  if (!isAsking() || !state.collection) return welcome(mine);
   refreshing += 1;
   const waiting = setTimeout(showWaiting, shown.size ? SLOW_MILLISECONDS : 0);
   try {
@@ -124,14 +124,14 @@ async function welcome(mine) {
   const lacking = state.parts.length > 0;
   $("#summary").textContent = lacking ? "Now add what it should look like" : "Find pictures that look alike";
   try {
-    const images = await browse(BROWSED);
+    const images = state.collection ? await browse(BROWSED) : [];
     if (mine !== turn) return;
     clearError();
     $("#grid").replaceChildren(...images.map((image) => card(image, state.collection, act, { ranked: false })));
     for (const image of images) shown.set(image.image_id, image);
     if (images.length && !lacking) $("#summary").textContent = "Start with a picture of your own, or one of these";
     $("#nothing").hidden = images.length > 0;
-    if (!images.length) $("#nothing").replaceChildren(el("h2", {}, "This collection is empty"), el("p", {}, "Add pictures under Jobs. Each is searchable as soon as it is indexed."));
+    if (!images.length) $("#nothing").replaceChildren(...firstSteps());
     resetTabStop();
   } catch (error) {
     if (mine === turn) showFailure(error);
@@ -139,6 +139,10 @@ async function welcome(mine) {
     if (mine === turn) $("#grid").removeAttribute("aria-busy");
   }
 }
+
+const firstSteps = () => [el("h2", {}, state.collection ? "This collection is empty" : "Nothing is indexed yet"),
+  el("p", {}, "Add a folder, an S3 prefix or pictures from this device: each is searchable as soon as it is indexed."),
+  el("button", { type: "button", class: "primary", on: { click: () => update({ view: "jobs" }) } }, "Add pictures")];
 
 function emptyAdvice() {
   const causes = [state.minScore > 0 && "a lower score", hasFilters() && "fewer filters", state.exclude.length > 0 && "fewer exclusions"].filter(Boolean);
@@ -148,6 +152,6 @@ function emptyAdvice() {
 function showExcluded() {
   const ids = state.exclude;
   const chips = ids.map((id) => el("span", { class: "chip excluded" }, el("span", { class: "name", title: id }, shortName(id)),
-    iconButton("close", `No longer exclude ${shortName(id)}`, () => update({ exclude: ids.filter((one) => one !== id) }))));
+    iconButton("close", `No longer exclude ${shortName(id)}`, () => keepFocus("#excluded button", "#results", () => update({ exclude: ids.filter((one) => one !== id) })))));
   $("#excluded").replaceChildren(...(ids.length ? [el("span", { class: "note" }, "Excluded"), ...chips] : []));
 }

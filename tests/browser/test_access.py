@@ -66,6 +66,9 @@ def test_a_phone_shows_everything_without_scrolling_sideways(open_page: OpenPage
     page.locator("#refine-toggle").tap()
     page.locator("#grid .frame img").first.tap(position={"x": 30, "y": 30})
     expect(page.locator("#detail")).to_be_visible()
+    page.get_by_role("button", name="Explain").tap()
+    expect(page.locator("#detail tbody tr").first).to_be_visible()
+    assert page.locator("#detail").evaluate("box => box.scrollWidth - box.clientWidth") == 0
     page.get_by_role("button", name="Close").tap()
     page.locator("[data-view=jobs]").tap()
     expect(page.locator("#jobs li").first).to_be_visible()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
@@ -66,6 +67,29 @@ def test_uploaded_pictures_become_searchable(watched: WatchedPage, service: WebS
     page.set_input_files("#picture", [picture])
     watched.shows_other_than([])
     assert watched.ids()[0] == "from-my-phone.jpg"
+
+
+def test_pictures_dropped_on_the_jobs_are_added_to_the_collection(watched: WatchedPage) -> None:
+    page = watched.open("?c=incoming&view=jobs")
+    before = page.locator("#collection option:checked").inner_text()
+    watched.hand_over("dragenter", jpeg(3100))
+    expect(page.locator("#drop-hint")).to_have_text("Drop pictures to add them to incoming")
+    watched.hand_over("drop", jpeg(3100), "dropped.jpg")
+    expect(page.locator("#drop-hint")).to_be_hidden()
+    expect(page.locator(".job", has_text="upload").first.locator(".pill")).to_have_text("finished", timeout=LONG)
+    expect(page.locator("#collection option:checked")).not_to_have_text(before)
+    assert page.request.get(f"{watched.url}v1/images/dropped.jpg?collection=incoming").ok
+    page.locator("[data-view=search]").click()
+    expect(page.locator("#grid article").first).to_be_visible()
+    expect(page.locator("#chips li"), "it is no search").to_have_count(0)
+
+
+def test_the_jobs_and_the_failures_are_those_of_the_chosen_collection(watched: WatchedPage) -> None:
+    page = watched.open("?c=hostile&view=jobs")
+    expect(page.locator(".job .source")).to_have_text([re.compile("hostile/$")])
+    page.locator("#collection").select_option("words")
+    expect(page.locator(".job .source")).to_have_text([re.compile("words/$")])
+    expect(page.locator("#failures-section")).to_be_hidden()
 
 
 def test_a_folder_that_does_not_exist_is_refused_with_the_reason(watched: WatchedPage, service: WebService) -> None:

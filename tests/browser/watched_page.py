@@ -15,7 +15,7 @@ _HAND_OVER = """([kind, base64, name]) => {
   files.items.add(new File([bytes], name, { type: "image/jpeg" }));
   const event = kind === "paste"
     ? new ClipboardEvent("paste", { clipboardData: files, bubbles: true, cancelable: true })
-    : new DragEvent("drop", { dataTransfer: files, bubbles: true, cancelable: true });
+    : new DragEvent(kind, { dataTransfer: files, bubbles: true, cancelable: true });
   document.body.dispatchEvent(event);
 }"""
 
@@ -68,7 +68,7 @@ class WatchedPage:
         return self.ids()
 
     def hand_over(self, kind: str, picture: bytes, name: str = "given.jpg") -> None:
-        """Paste or drop a picture."""
+        """Paste or drop a picture, or drag it over the page (`dragenter`)."""
         self.page.evaluate(_HAND_OVER, [kind, base64.b64encode(picture).decode(), name])
 
     def _console(self, message: ConsoleMessage) -> None:
