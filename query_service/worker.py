@@ -29,7 +29,8 @@ from storage.settings import Settings
 from storage.snapshots import snapshots_of
 from workers.change_hints import hear_changes
 from workers.errors import RedisUnavailable, RedisUnusable
-from workers.heartbeat import BEAT_SECONDS, Heartbeat, Sign, read_signs
+from workers.heartbeat import BEAT_SECONDS, LOADING, Heartbeat, Sign, read_signs
+from workers.local_signs import LocalSigns
 from workers.role_process import run_role
 from workers.servers import connect_redis
 
@@ -37,7 +38,6 @@ ROLE = "query_worker"
 
 _LOAD_SECONDS = 10.0  # for which the ready line waits; where nobody else answers, slower collections come later
 _SILENT_SECONDS = 3 * BEAT_SECONDS  # another worker that gave no sign for so long does not answer
-_LOADING = "loading collections"
 
 _log = logging.getLogger(__name__)
 
@@ -65,8 +65,8 @@ def run_worker(settings: Settings, stop: Event) -> None:
         hearing.start()
         parts.callback(hearing.join)
         parts.callback(stop.set)  # also when an error that nobody expected ends us: else that thread never would
-        heartbeat = Heartbeat(client, ROLE)
-        heartbeat.progress(doing=_LOADING)
+        heartbeat = Heartbeat(client, ROLE, signs=LocalSigns(settings))
+        heartbeat.progress(doing=LOADING)
         parts.enter_context(heartbeat)
         _wait_until_loaded(served, client, heartbeat, stop)
         queue = RequestQueue(client, name, settings.search_batch)
@@ -92,7 +92,7 @@ def _wait_until_loaded(served: ServedCollections, client: Any, heartbeat: Heartb
 
 
 def _answers(sign: Sign) -> bool:
-    ours = sign.record.role == ROLE and sign.record.doing != _LOADING
+    ours = sign.record.role == ROLE and sign.record.doing != LOADING
     return ours and sign.silent_seconds < _SILENT_SECONDS
 
 

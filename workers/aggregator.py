@@ -26,6 +26,7 @@ from workers.change_hints import announce_change
 from workers.errors import WireError
 from workers.heartbeat import Heartbeat
 from workers.index_keeper import IndexKeeper, SnapshotPolicy
+from workers.local_signs import LocalSigns
 from workers.metrics import COMMITTED, DEAD_LETTERS, GROUP_BATCHES, LEADS, OLDEST_BATCH, STAGE_SECONDS
 from workers.queue_lengths import watch_queues
 from workers.result_stream import Message, ResultStream
@@ -216,7 +217,7 @@ def run_aggregator(settings: Settings, stop: Event) -> None:
             send=lambda batch: send_batch(app, batch.batch_id, batch.priority),
             queued=lambda: queued_batches(app),
         )
-        heartbeat = parts.enter_context(Heartbeat(client, ROLE))
+        heartbeat = parts.enter_context(Heartbeat(client, ROLE, signs=LocalSigns(settings)))
         watch_queues(client)
         Aggregator(
             catalog,

@@ -29,6 +29,7 @@ from workers import upkeep
 from workers.errors import WorkerError
 from workers.heartbeat import Heartbeat
 from workers.job_client import JobClient
+from workers.local_signs import LocalSigns
 from workers.metrics import SCHEDULED
 from workers.role_process import run_role
 from workers.run_owners import PROCESS, end_dead_runs, this_process
@@ -142,14 +143,16 @@ def run_beat(settings: Settings, stop: Event) -> None:
 
 @contextmanager
 def _heartbeat(settings: Settings) -> Iterator[None]:
-    """For `status`. Schedules run without Redis, so one that is away at the start only costs the heartbeat."""
+    """For `status` and probes. Schedules run without Redis: one that is away at the start costs `status` alone."""
+    signs = LocalSigns(settings)
     try:
         client = connect_redis(settings)
     except WorkerError as error:
-        _log.warning("no heartbeat, schedules run all the same: %s", error)
-        yield
+        _log.warning("`status` will not show this process, schedules run all the same: %s", error)
+        with Heartbeat(None, ROLE, signs=signs):
+            yield
         return
-    with client, Heartbeat(client, ROLE):
+    with client, Heartbeat(client, ROLE, signs=signs):
         yield
 
 

@@ -24,6 +24,7 @@ from workers.celery_app import EMBED_QUEUE, make_app
 from workers.embed_batches import BatchEmbedder
 from workers.errors import RedisUnavailable
 from workers.heartbeat import Heartbeat
+from workers.local_signs import LocalSigns
 from workers.result_stream import ResultStream
 from workers.role_process import run_process
 from workers.servers import connect_redis
@@ -45,7 +46,7 @@ def run_worker(settings: Settings) -> None:
     with ExitStack() as parts:
         client = parts.enter_context(connect_redis(settings))
         catalog = parts.enter_context(catalog_of(settings))
-        heartbeat = parts.enter_context(Heartbeat(client, ROLE))
+        heartbeat = parts.enter_context(Heartbeat(client, ROLE, signs=LocalSigns(settings)))
         app = make_app(settings)
         parts.callback(app.close)
         stream = ResultStream(client, settings.stream_messages)

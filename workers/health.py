@@ -10,13 +10,13 @@ from redis import Redis
 
 from storage.settings import Settings
 from workers.bundled_valkey import find_valkey
-from workers.heartbeat import BEAT_SECONDS, Sign, read_signs
+from workers.heartbeat import BEAT_SECONDS, LOADING, Sign, read_local_signs, read_signs
 from workers.queue_lengths import QueueLengths, queue_lengths
 from workers.servers import connect_redis
 
 RoleState = Literal["working", "idle", "stuck", "gone"]
 
-_MISSED_BEATS = 4  # a busy machine may hold back one or two
+_SILENT_SECONDS = 4 * BEAT_SECONDS  # a busy machine may hold back one or two
 _LEAST_STUCK_SECONDS = 60.0
 _WORK_OF = {  # role: the queues that it empties
     "embed": ("batches",),
@@ -57,12 +57,32 @@ class QueueHealth(BaseModel):
         needed = {role for role, queues in _WORK_OF.items() if any(self.waiting.get(queue) for queue in queues)}
         return not stuck and (gone | needed) <= alive
 
-    def healthy_on(self, host: str) -> bool:
-        """Whether a process of this machine (or container) gives signs, and none of them is stuck or missing."""
-        mine = [role for role in self.roles if role.process.rpartition(":")[0] == host]
-        alive = {role.role for role in mine if role.state in ("working", "idle")}
-        gone = {role.role for role in mine if role.state == "gone"}
-        return bool(alive) and gone <= alive and not any(role.state == "stuck" for role in mine)
+
+class LocalHealth(BaseModel):
+    """The processes of one machine or container, by what they left there."""
+
+    roles: list[RoleHealth] = []
+
+    @property
+    def healthy(self) -> bool:
+        """Whether a process gives signs, and none is stuck or missing."""
+        alive = {role.role for role in self.roles if role.state in ("working", "idle")}
+        gone = {role.role for role in self.roles if role.state == "gone"}
+        return bool(alive) and gone <= alive and not any(role.state == "stuck" for role in self.roles)
+
+    @property
+    def ready(self) -> bool:
+        """Whether they are healthy, and none is still loading what it is to work with."""
+        return self.healthy and not any(role.doing == LOADING for role in self.roles if role.state != "gone")
+
+
+def health_here(settings: Settings) -> LocalHealth:
+    """Judge the processes of this machine or container; asks neither Redis nor SQL.
+
+    A process renews its progress while it has nothing to do, so one that has not for long is stuck.
+    """
+    signs = read_local_signs(settings)
+    return LocalHealth(roles=[_judged(sign, _stuck_seconds(settings), _SILENT_SECONDS) for sign in signs])
 
 
 def queue_health(settings: Settings) -> QueueHealth:
@@ -70,25 +90,29 @@ def queue_health(settings: Settings) -> QueueHealth:
     if settings.redis_url is None and find_valkey(settings) is None:
         return QueueHealth(server="no queue server is running (`visual-search up` starts one)")
     with connect_redis(settings) as client:
-        return health_of(client, stuck_seconds=max(_LEAST_STUCK_SECONDS, 2 * settings.lease_seconds))
+        return health_of(client, stuck_seconds=_stuck_seconds(settings))
 
 
-def health_of(
-    client: Redis, *, stuck_seconds: float, silent_seconds: float = _MISSED_BEATS * BEAT_SECONDS
-) -> QueueHealth:
+def _stuck_seconds(settings: Settings) -> float:
+    return max(_LEAST_STUCK_SECONDS, 2 * settings.lease_seconds)
+
+
+def health_of(client: Redis, *, stuck_seconds: float, silent_seconds: float = _SILENT_SECONDS) -> QueueHealth:
     """The same of a server that is connected."""
     lengths = queue_lengths(client)
-    roles = [_judged(sign, lengths, stuck_seconds, silent_seconds) for sign in read_signs(client)]
+    roles = [
+        _judged(sign, stuck_seconds, silent_seconds, has_work=lengths.waiting_for(sign.record.role) > 0)
+        for sign in read_signs(client)
+    ]
     return QueueHealth(roles=roles, waiting=_by_name(lengths))
 
 
-def _judged(sign: Sign, lengths: QueueLengths, stuck_seconds: float, silent_seconds: float) -> RoleHealth:
+def _judged(sign: Sign, stuck_seconds: float, silent_seconds: float, *, has_work: bool = True) -> RoleHealth:
     record = sign.record
-    has_work = bool(record.doing or lengths.waiting_for(record.role))
     state: RoleState = "working" if record.doing else "idle"
     if sign.silent_seconds > silent_seconds:
         state = "gone"
-    elif has_work and sign.still_seconds > stuck_seconds:
+    elif (has_work or record.doing) and sign.still_seconds > stuck_seconds:
         state = "stuck"
     return RoleHealth(
         role=record.role,

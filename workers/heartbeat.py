@@ -1,6 +1,7 @@
-"""What each process of ours says of itself in Redis: not only that it lives, but when it last got on with its work.
+"""What each process of ours says of itself: not only that it lives, but when it last got on with its work.
 
-For `status` and for people; nothing depends on it, and a lost heartbeat harms nobody.
+In Redis for `status` and for people, on its own machine for probes; no work depends on it, and a lost heartbeat harms
+nobody.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from typing import Any
 
 from redis import Redis
 
+from storage.settings import Settings
 from workers.errors import RedisUnavailable, RedisUnusable
+from workers.local_signs import LocalSigns
 from workers.queue_lengths import queue_lengths
 from workers.servers import redis_errors_translated
 
@@ -28,6 +31,7 @@ BEAT_SECONDS = 5.0
 _AGAIN_SECONDS = 0.5  # after a sign that did not get through
 SILENT_SECONDS = 60.0  # who has said nothing for so long is gone for good
 _FORGET_SECONDS = 600  # until then `status` shows that there was somebody
+LOADING = "loading collections"  # what a process does that lives, but is not there for anybody yet
 
 
 @dataclass(frozen=True)
@@ -60,15 +64,25 @@ class Heartbeat:
     """Posts when its block begins, and every few seconds from a thread while it runs.
 
     So whoever says "ready" inside the block can be seen by then. Any thread may call `progress`; it costs nothing.
+    `signs`: where to say the same on this machine. `client`: None when there was no Redis to be had.
     """
 
-    def __init__(self, client: Redis, role: str, every_seconds: float = BEAT_SECONDS) -> None:
+    def __init__(
+        self,
+        client: Redis | None,
+        role: str,
+        every_seconds: float = BEAT_SECONDS,
+        *,
+        signs: LocalSigns | None = None,
+    ) -> None:
         self._redis: Any = client
+        self._signs = signs
         self._every_seconds = every_seconds
         self._lock = Lock()
         self._done = Event()
         self.process = f"{socket.gethostname()}:{os.getpid()}"
         self._key = f"{_PREFIX}{role}:{self.process}"
+        self._name = f"{role}-{self.process.replace(':', '-')}"
         moment = time()
         self._record = HeartbeatRecord(role, self.process, moment, moment, moment)
         self._heard = False  # whether Redis took the last sign
@@ -93,8 +107,11 @@ class Heartbeat:
         except (RedisUnavailable, RedisUnusable) as error:
             _LOG.debug("no heartbeat: %s", error)
             self._heard = False
+            self._excuse()
         else:
             self._heard = True
+        if self._signs is not None:
+            self._signs.leave(self._name, self._message())
 
     def __enter__(self) -> Heartbeat:  # noqa: PYI034 - typing.Self needs Python 3.11
         self.post()
@@ -108,6 +125,10 @@ class Heartbeat:
         self._done.set()
         if self._thread is not None:
             self._thread.join()
+        if self._signs is not None:
+            self._signs.take_back(self._name)
+        if self._redis is None:
+            return
         try:
             with redis_errors_translated():
                 self._redis.delete(self._key)
@@ -119,14 +140,23 @@ class Heartbeat:
             self.post()
 
     def _post(self) -> None:
+        if self._redis is None:
+            raise RedisUnavailable("there was none at the start")
         waiting = queue_lengths(self._redis).waiting_for(self._record.role)
-        with self._lock:
-            moment = time()
-            if not waiting and not self._record.doing:  # else a process idle for long looks stuck at its next work
-                self._record = replace(self._record, progressed_at=moment)
-            message = json.dumps(asdict(replace(self._record, alive_at=moment)))
+        if not waiting and not self._record.doing:  # else a process idle for long looks stuck at its next work
+            self._excuse()
+        message = self._message()
         with redis_errors_translated():
             self._redis.set(self._key, message, ex=_FORGET_SECONDS)
+
+    def _excuse(self) -> None:
+        """It has nothing to do, or cannot get on without Redis: that is not held against it."""
+        with self._lock:
+            self._record = replace(self._record, progressed_at=time())
+
+    def _message(self) -> str:
+        with self._lock:
+            return json.dumps(asdict(replace(self._record, alive_at=time())))
 
 
 def read_signs(client: Redis) -> list[Sign]:
@@ -147,6 +177,17 @@ def _sign(value: bytes, left_ms: int) -> Sign:
     record = HeartbeatRecord(**json.loads(value))
     silent = max(0.0, _FORGET_SECONDS - left_ms / 1000)
     return Sign(record, silent, silent + max(0.0, record.alive_at - record.progressed_at))
+
+
+def read_local_signs(settings: Settings) -> list[Sign]:
+    """The same of this machine's or container's processes, by what they left here; asks neither Redis nor SQL."""
+    records = [HeartbeatRecord(**json.loads(text)) for text in LocalSigns(settings).read()]
+    signs = [
+        Sign(one, max(0.0, time() - one.alive_at), max(0.0, time() - one.progressed_at))
+        for one in records
+        if one.process.rpartition(":")[0] == socket.gethostname()
+    ]
+    return [sign for sign in signs if sign.silent_seconds <= _FORGET_SECONDS]
 
 
 def read_heartbeats(client: Redis) -> list[HeartbeatRecord]:

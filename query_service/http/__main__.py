@@ -15,6 +15,7 @@ from query_service.http.service import HttpService
 from storage.settings import Settings
 from workers.heartbeat import Heartbeat
 from workers.job_client import JobClient
+from workers.local_signs import LocalSigns
 from workers.role_process import run_role
 from workers.servers import connect_redis
 
@@ -34,7 +35,7 @@ def run_http(settings: Settings, stop: Event) -> None:
         client = parts.enter_context(connect_redis(settings))
         jobs = parts.enter_context(JobClient(settings))
         searches = AsyncSearchClient(settings)  # closed by the application, in its loop
-        heartbeat = parts.enter_context(Heartbeat(client, ROLE))
+        heartbeat = parts.enter_context(Heartbeat(client, ROLE, signs=LocalSigns(settings)))
         app = create_app(HttpService(settings, jobs, searches, client.ping, stop, heartbeat.progress))
         host, port = sockets[0].getsockname()[:2]
         _log.info("ready: http://%s:%d/", f"[{host}]" if ":" in host else host, port)

@@ -6,7 +6,7 @@ from pydantic import SecretStr
 
 from storage.settings import Settings
 from workers.celery_app import make_app, queued_batches, send_batch
-from workers.health import QueueHealth, RoleHealth, health_of
+from workers.health import LocalHealth, RoleHealth, health_of
 from workers.queue_lengths import queue_lengths, watch_queues
 from workers.servers import connect_url
 
@@ -89,7 +89,6 @@ def _role(role, process, state):
     ],
     ids=["no sign", "working", "stuck", "gone", "started again", "another role only"],
 )
-def test_a_machine_is_judged_by_its_own_processes_only(mine, healthy):
+def test_a_machine_is_healthy_while_each_of_its_roles_has_a_process_that_gets_on(mine, healthy):
     roles = [_role(role, f"here:{number}", state) for number, (role, state) in enumerate(mine)]
-    roles += [_role("aggregator", "elsewhere:1", "stuck"), _role("embed", "here.too:2", "idle")]
-    assert QueueHealth(roles=roles).healthy_on("here") is healthy
+    assert LocalHealth(roles=roles).healthy is healthy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import redis
 from pictures import write_photos
 from pydantic import SecretStr
-from servers import ROOT, StartRole, ValkeyServer, free_port, wait_for
+from servers import ROOT, StartRole, ValkeyServer, environment_of, free_port, wait_for
 
 from query_service.client import SearchClient
 from storage.settings import Settings
@@ -20,6 +21,7 @@ from workers.job_client import JobClient
 from workers.servers import connect_redis
 
 ROLES = ("http", "embed", "aggregator", "beat", "query", "operator")
+PROBE = [sys.executable, "-m", "workers.probe", "--ready"]
 ForRole = Callable[[str], Settings]
 
 
@@ -78,6 +80,8 @@ def test_each_role_does_all_of_its_work_with_its_own_user(as_role, start_role: S
     with SearchClient(as_role("http")) as searches:
         found = wait_for(lambda: searches.search(image=picture, k=3).results, seconds=30, what="an answer")
     assert len(found) == 3
+    for role in ("embed", "aggregator", "query", "beat"):  # a probe has its container's own user
+        assert subprocess.run(PROBE, cwd=ROOT, env=environment_of(as_role(role)), check=False).returncode == 0
     with connect_redis(as_role("operator")) as client:
         roles = {sign.record.role for sign in wait_for(lambda: queue_signs(client))}
         assert {"embed", "aggregator", "query_worker", "beat"} <= roles

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from datetime import datetime, timezone
 from typing import Annotated
 
@@ -13,7 +12,7 @@ from storage.settings import Settings
 from visual_search.cli.options import AsJson, ConfigFile, DataDir, settings_from
 from visual_search.cli.output import ExitCode, console, print_json, print_table
 from visual_search.overview import CollectionOverview, overview_of
-from workers.health import QueueHealth, queue_health, rows_of
+from workers.health import QueueHealth, health_here, queue_health, rows_of
 
 EXAMPLES = """
 **Examples**
@@ -22,8 +21,11 @@ EXAMPLES = """
 
 `visual-search status --check` (exit code 1 when a process is stuck, or missing while work waits)
 
-`visual-search status --check --here` (the same of this machine's or container's processes only: for a liveness probe)
+`visual-search status --check --here` (of this machine's or container's processes only, without a question to SQL or
+Redis; `python -m workers.probe` is the same for probes, and starts quicker)
 """
+
+_COLUMNS = ["process", "host:pid", "state", "doing", "done", "got on", "gave a sign"]
 
 
 def command(
@@ -32,7 +34,7 @@ def command(
         bool, typer.Option("--check", help="Exit with 1 when a process is stuck or missing, for health checks.")
     ] = False,
     here: Annotated[
-        bool, typer.Option("--here", help="With --check: judge only the processes of this machine or container.")
+        bool, typer.Option("--here", help="Only the processes of this machine or container, by what they left here.")
     ] = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
@@ -40,11 +42,26 @@ def command(
 ) -> None:
     """Show the catalog, its collections, the last runs, and every process by the work that it gets done."""
     settings = settings_from(config, data_dir)
+    if here:
+        _here(settings, check=check, as_json=as_json)
+        return
     health = queue_health(settings)
     _show_catalog(settings, health, as_json=as_json)
     if not as_json:
         _show_health(health)
-    if check and not (health.healthy_on(socket.gethostname()) if here else health.healthy):
+    if check and not health.healthy:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _here(settings: Settings, *, check: bool, as_json: bool) -> None:
+    health = health_here(settings)
+    if as_json:
+        print_json({**health.model_dump(mode="json"), "healthy": health.healthy, "ready": health.ready})
+    elif health.roles:
+        print_table(_COLUMNS, rows_of(health.roles))
+    else:
+        console().print("no process has left a sign here", markup=False)
+    if check and not health.healthy:
         raise typer.Exit(ExitCode.FAILED)
 
 
@@ -53,7 +70,7 @@ def _show_health(health: QueueHealth) -> None:
         console().print(health.server, markup=False, soft_wrap=True)
         return
     if health.roles:
-        print_table(["process", "host:pid", "state", "doing", "done", "got on", "gave a sign"], rows_of(health.roles))
+        print_table(_COLUMNS, rows_of(health.roles))
     waiting = ", ".join(f"{count} {name}" for name, count in health.waiting.items() if count)
     console().print(f"waiting in the queues: {waiting or 'nothing'}", markup=False, soft_wrap=True)
 
