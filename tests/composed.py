@@ -28,8 +28,6 @@ SERVICES = COMPOSE["services"]
 OURS = {name for name, service in SERVICES.items() if "build" in service}
 KEY = "a-key-of-the-deployment"
 _SCOPES = [{"name": "page", "sha256": hashlib.sha256(KEY.encode()).hexdigest(), "scopes": ["search", "submit"]}]
-ADMIN_KEY = "a-key-for-prometheus"
-_SCOPES += [{"name": "metrics", "sha256": hashlib.sha256(ADMIN_KEY.encode()).hexdigest(), "scopes": ["admin"]}]
 GIVEN: Mapping[str, str] = {
     "POSTGRES_PASSWORD": "postgres5ecret",
     "VALKEY_PASSWORD": "valkeyOdd1e",

@@ -41,15 +41,17 @@ ROLE = "beat"
 _TICK_SECONDS = 5.0  # how late a slot may begin
 _LISTED_FINDINGS = 20  # of an unclean audit, in the log; `visual-search audit` shows them all
 
+_FINISHED, _FAILED = "finished", "failed"
+
 _log = logging.getLogger(__name__)
 
 
 def run_schedule(settings: Settings, schedule: Schedule) -> None:
     """Do what one schedule asks for. Raises VisualSearchError."""
-    outcome = "failed"
+    outcome = _FAILED
     try:
         _ACTIONS[schedule.action](settings, schedule)
-        outcome = "finished"
+        outcome = _FINISHED
     finally:
         SCHEDULED.labels(schedule.action, outcome).inc()
 
@@ -133,6 +135,9 @@ def run_beat(settings: Settings, stop: Event) -> None:
     name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     with catalog_of(settings) as catalog, _heartbeat(settings):
         scheduler = Scheduler(catalog, settings.schedules, partial(run_schedule, settings), name=name)
+        for schedule in settings.schedules:  # a counter that begins to be with its first event shows no increase by it
+            for outcome in (_FINISHED, _FAILED):
+                SCHEDULED.labels(schedule.action, outcome)
         _log.info("ready: %d schedules", len(settings.schedules))
         while not stop.wait(_TICK_SECONDS):
             try:

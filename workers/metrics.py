@@ -74,6 +74,10 @@ for _stage in ("fetch", "decode", "embed", "hand_over", "commit", "snapshot"):
     STAGE_SECONDS.labels(_stage)
 
 
+for _what in ("expired", "split", "sent", "given_up"):
+    SWEPT.labels(_what)
+
+
 @contextmanager
 def metrics_served(settings: Settings) -> Iterator[None]:
     """Serve /metrics while the block runs, when a port is set; port 0 takes a free one.

@@ -1,4 +1,4 @@
-"""Writes the pages and tables of the documentation that are made from the program itself.
+"""Writes the pages and tables of the documentation that are made from the program itself, and one file of deploy/.
 
 Usage: python docs/programs/write_references.py [--check]
 With `--check` nothing is written, and exit code 1 says that a page is not what it would be. `make references` runs it.
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import alert_rule
 import command_reference
 import http_reference
 import metrics_reference
@@ -26,6 +27,7 @@ def references() -> Mapping[str, str]:
         "http-reference.md": http_reference.page(),
         "metrics.md": metrics_reference.page(),
         "configuration.md": tables.put_in(_text("configuration.md"), "settings", tables.settings()),
+        "../deploy/monitoring/prometheus-rule.yaml": alert_rule.manifest(),
         "errors.md": tables.put_in(_text("errors.md"), "errors", tables.errors()),
     }
 

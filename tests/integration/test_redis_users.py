@@ -16,7 +16,7 @@ from servers import ROOT, StartRole, ValkeyServer, environment_of, free_port, wa
 
 from query_service.client import SearchClient
 from storage.settings import Settings
-from workers.heartbeat import Sign, read_signs
+from workers.heartbeat import Heartbeat, Sign, read_signs
 from workers.job_client import JobClient
 from workers.servers import connect_redis
 
@@ -114,10 +114,20 @@ NOT_THEIRS = {
                    ("PUBLISH", "other", "1"), ("SCAN", "0")],
     "beat": [("BRPOP", "embed", "1"), ("XADD", "vs:results", "*", "a", "b"), ("XADD", "vs:search:low", "*", "a", "b")],
     "query": [("LPUSH", "embed", "1"), ("XADD", "vs:results", "*", "a", "b"), ("PUBLISH", "vs:changes:1", "1"),
-              ("LPOP", "vs:reply:1"), ("SCAN", "0")],
+              ("LPOP", "vs:reply:1")],
     "operator": [("XRANGE", "vs:results", "-", "+"), ("XRANGE", "vs:search:normal", "-", "+"), ("LPOP", "vs:reply:1"),
                  ("LPUSH", "embed", "1"), ("EVAL", "return 1", "0")],
 }  # fmt: skip
+
+
+def test_a_query_worker_can_see_whether_another_one_answers(as_role: ForRole):
+    """Else one that is still loading would take searches that the others could answer already."""
+    with (
+        connect_redis(as_role("embed")) as client,
+        Heartbeat(client, "embed"),
+        connect_redis(as_role("query")) as asking,
+    ):
+        assert [sign.record.role for sign in read_signs(asking)] == ["embed"]
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -96,3 +96,11 @@ def test_the_example_gives_each_default_as_it_is_and_leaves_empty_what_must_be_g
         assert re.search(rf"^#{name}={re.escape(default)}$", EXAMPLE, re.MULTILINE), f"{name}={default}"
     needed = set(re.findall(r"\$\{(\w+):\?", TEXT))
     assert set(re.findall(r"^(\w+)=", EXAMPLE, re.MULTILINE)) == needed
+
+
+def test_nobody_is_told_to_call_compose_before_the_passwords_are_there():
+    """Compose fills in the whole file at each command: without .env it refuses `build` too."""
+    commands = re.findall(r"^    (\S.+)$", (ROOT / "deploy" / "README.md").read_text(), re.MULTILINE)
+    first = next(number for number, line in enumerate(commands) if line.startswith("docker compose"))
+    assert any(line.startswith("cp .env.example .env") for line in commands[:first])
+    assert ":?" in TEXT
