@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from storage.records import ImageMetadata, ModelIdentity
     from storage.settings import Settings, load_settings
     from storage.vector_index import VectorIndex
-    from visual_search.collection import ImageCollection, Query
+    from visual_search.collection import ImageCollection
+    from visual_search.query import Query
     from workers.job_client import JobClient
 
 _HOMES = {
@@ -56,7 +57,7 @@ _HOMES = {
     "NearestNeighborSearch": "pipeline.search",
     "Not": "storage.filters",
     "Or": "storage.filters",
-    "Query": "visual_search.collection",
+    "Query": "visual_search.query",
     "QueryPart": "query_service.protocol",
     "Range": "storage.filters",
     "RerankOptions": "pipeline.rerank",

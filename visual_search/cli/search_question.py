@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.errors import InvalidQuery
 from query_service.asking import picture_part
 from query_service.protocol import QueryPart
-from visual_search.collection import Query
+from visual_search.query import Query
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from pipeline.results import SearchResults
 from storage.settings import Settings
 from visual_search.cli.output import console, print_table
 from visual_search.cli.progress import counter, indexing_progress
-from visual_search.collection import ImageCollection, Query
+from visual_search.collection import ImageCollection
 from visual_search.demo.photos import write_sample_photos
 from visual_search.demo.system import DemoFailed, running_system
 from visual_search.page import section_of, write_page
+from visual_search.query import Query
 
 _SAMPLE_IDS = ("animals/cat.png", "sky/rocket.jpg", "people/astronaut.png")
 _SAMPLE_TEXTS = ("a cat", "a person in a space suit", "the night sky")

@@ -15,7 +15,8 @@ from pipeline.errors import DecodeError
 from pipeline.results import SearchResults
 from storage.errors import StorageError, VisualSearchError
 from storage.images.locate import ImageReader
-from visual_search.collection import ImageCollection, Query
+from visual_search.collection import ImageCollection
+from visual_search.query import Query
 from visual_search.version import __version__
 
 _THUMBNAIL_PIXELS = 320  # longest side; sharp at the 220 CSS pixels of the grid
