@@ -15,7 +15,7 @@ from servers import free_port, wait_for
 
 pytestmark = pytest.mark.slow  # real processes that wait for each other: `make test-slow`
 
-STOP_SECONDS = 15
+STOP_SECONDS = 60
 
 
 def _search_over_http(address, key, image_id):

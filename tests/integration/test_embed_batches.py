@@ -31,7 +31,7 @@ LEASE_SECONDS = 60.0  # nothing here waits for one to run out
 class Worker:
     """A `BatchEmbedder` with all its parts, on a folder of four pictures."""
 
-    def __init__(self, catalog, client, folder, *, grace_seconds: float = 0.3) -> None:
+    def __init__(self, catalog, client, folder, *, grace_seconds: float = 1.5) -> None:
         self.catalog, self.folder = catalog, folder
         self.settings = Settings(data_dir=folder, lease_seconds=LEASE_SECONDS, fetch_threads=1, stream_messages=1)
         self.stream = ResultStream(client, 1)

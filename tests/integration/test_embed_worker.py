@@ -56,7 +56,7 @@ class Queue:
             send_batch(self.app, batch_id)
         return ids
 
-    def results(self, count: int, seconds: float = 20) -> list[BatchResult]:
+    def results(self, count: int, seconds: float = 60) -> list[BatchResult]:
         """Take so many results off the stream, as the aggregator would."""
         messages: list = []
 

@@ -152,6 +152,7 @@ def test_the_model_changes_while_images_come_and_go_and_no_answer_mixes_models(
         expected = {model: embedded_here(model, photos) for model in checkpoints}
         always = frozenset(expected[first].keys() - set(gone) - set(later))
         with Searching(settings, expected, always, photos / ASKED) as searching:
+            wait_for(lambda: searching.answers or searching.errors, what="a first answer")
             report = reindex_meanwhile(settings, second, lambda: disturb(client, photos, gone))
             seen = len(searching.answers)
             wait_for(lambda: len(searching.answers) > seen + 3 or searching.errors)
@@ -324,7 +325,6 @@ def test_a_cancelled_round_is_told_and_costs_nothing(
         assert again is not None
         assert again.job.id == queued.job.id
         assert (again.listed, again.batches_left) == (FIRST_IMAGES, FIRST_IMAGES // 2)
-        threading.Timer(0.5, client.catalog.jobs.cancel, [queued.job.id]).start()
         with pytest.raises(ReindexIncomplete, match="cancelled"):
-            change.run()
+            change.run(lambda progress: client.cancel(progress.job.id) and None)
         assert active(client.catalog) == first

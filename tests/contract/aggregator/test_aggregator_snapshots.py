@@ -39,16 +39,26 @@ def test_snapshots_are_published_after_so_many_changes_and_only_then(
 
 
 def test_a_snapshot_becomes_due_by_time_when_anything_changed(
-    catalog: Catalog, generation: Generation, stream: ResultStream, bench: Callable[..., Bench]
+    catalog: Catalog,
+    generation: Generation,
+    stream: ResultStream,
+    bench: Callable[..., Bench],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _, (batch_id,) = make_job(catalog, generation, ["abc"])
-    here = bench(snapshots=SnapshotPolicy(10**9, 1.5))
+    clock = [0.0]
+    monkeypatch.setattr("workers.index_keeper.monotonic", lambda: clock[0])
+    here = bench(snapshots=SnapshotPolicy(10**9, 300.0))
     with here.running():
         stream.publish(result(catalog, generation, batch_id, "abc"))
         wait_for(lambda: here.indexes.seqs().get(generation.id) == 3)
+        clock[0] = 299.0
+        time.sleep(1.5)  # it looks every second
         assert catalog.snapshots.newest(generation.id) is None
+        clock[0] = 301.0
         wait_for(lambda: catalog.snapshots.newest(generation.id))
-        time.sleep(2.0)
+        clock[0] = 900.0
+        time.sleep(1.5)
     assert len(catalog.snapshots.list(generation.id)) == 1
 
 
