@@ -79,7 +79,11 @@ class Planner:
             self.catalog.commit(self.generation.id, IndexBatch(refreshed=refreshed, failures=failures))
         end = page[-1][0]
         batches = [*chunks(to_embed, batch_images), *([_reference(item)] for item in others)]
-        self.send(self.catalog.jobs.add_batches(self.job.id, batches, listed_until=end, counts=counts, after=after))
+        settled = [_reference_of(failure) for failure in failures]
+        ids = self.catalog.jobs.add_batches(
+            self.job.id, batches, listed_until=end, counts=counts, after=after, settled=settled
+        )
+        self.send(ids)
         return end
 
     def _planned(self, page: Sequence[SourceItem]) -> Iterator[Planned]:
@@ -150,3 +154,8 @@ def _is_of(image: ImageMetadata, key: str, source: Source) -> bool:
 def _reference(item: SourceItem) -> BatchItem:
     stored = item.stored
     return BatchItem(item.image_id, stored.key, stored.uri, stored.etag, stored.size_bytes, item.attributes)
+
+
+def _reference_of(failure: ImageFailure) -> BatchItem:
+    uri = failure.source_uri
+    return BatchItem(failure.image_id, uri, uri, failure.etag, 0, failure.attributes)

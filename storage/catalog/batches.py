@@ -136,7 +136,7 @@ class Batches:
         )
 
     def image_ids(self, job_id: int) -> Iterator[str]:
-        """Every image id that stands in a batch of the job; halves of a split batch name theirs again."""
+        """Every image id that stands in a batch of the job, or failed when it was listed; halves name theirs again."""
         statement = select(_BATCHES.id, _BATCHES.images).where(_BATCHES.job_id == job_id).order_by(_BATCHES.id)
         after = 0
         while True:

@@ -42,7 +42,7 @@ def _rate(connection: Connection, job: JobRecord) -> float:
         return _images(job.counts) / _seconds(job.started_at, job.finished_at)
     newest = (
         select(_BATCHES.finished_at, _BATCHES.counts)
-        .where(_BATCHES.job_id == job.id, _BATCHES.state == "done")
+        .where(_BATCHES.job_id == job.id, _BATCHES.state == "done", _BATCHES.finished_at.is_not(None))
         .order_by(_BATCHES.finished_at.desc())
         .limit(_RATE_BATCHES + 1)
     )

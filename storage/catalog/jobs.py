@@ -71,7 +71,7 @@ class Jobs:
                 return find_job(connection, job_id), False
             return find_job(connection, insert_new(connection, tables.jobs, _job_row(request))), True
 
-    def add_batches(
+    def add_batches(  # noqa: PLR0913 - what a page of a listing is made of, by name
         self,
         job_id: int,
         batches: Sequence[Sequence[BatchItem]],
@@ -79,8 +79,12 @@ class Jobs:
         listed_until: str,
         counts: Mapping[str, int],
         after: str | None = None,
+        settled: Sequence[BatchItem] = (),
     ) -> list[int]:
         """Commit one page of the listing: its batches, what it counted and where it ends; return the batches' ids.
+
+        `settled` are images of the page that failed by the listing itself: no worker gets them, but they are the
+        job's, see `Batches.image_ids`.
 
         `after` is where this lister stands. Raises JobClosed when the job is not being listed any more, or
         stands elsewhere: then another process goes on with the listing.
@@ -90,6 +94,7 @@ class Jobs:
             if after is not None and job.listed_until != after:
                 raise JobClosed(f"job {job_id} is listed by another process, which stands at {job.listed_until!r}")
             ids = insert_batches(connection, job, batches)
+            insert_batches(connection, job, [settled] if settled else [], state="done")
             count_outcomes(connection, job, counts, now())
             statement = update(tables.jobs).where(_JOBS.id == job_id).values(listed_until=listed_until)
             connection.execute(statement)

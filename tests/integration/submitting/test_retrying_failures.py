@@ -76,6 +76,23 @@ class TestRetry:
         [progress] = client.retry_failed(second)
         assert set(client.catalog.batches.image_ids(progress.job.id)) == {"bad.jpg"}
 
+    def test_lines_that_failed_when_their_list_was_read_belong_to_its_job(
+        self, client: JobClient, photos: Path, tmp_path: Path
+    ) -> None:
+        (photos / "broken.jpg").write_bytes(b"no picture")
+        client.submit(photos)
+        (tmp_path / "list.txt").write_text("even/00.jpg\nlater.jpg\nodd/01.jpg\nftp://nowhere/a.jpg\n")
+        job = client.submit_list(tmp_path / "list.txt", photos).job.id
+        work_off(client.catalog)
+        assert (client.get(job).failed, client.get(job).job.state) == (2, "finished")
+        assert set(client.catalog.batches.image_ids(job)) >= {"later.jpg", "ftp://nowhere/a.jpg"}
+        (photos / "later.jpg").write_bytes(jpeg(7))
+        [progress] = client.retry_failed(job)
+        assert set(client.catalog.batches.image_ids(progress.job.id)) == {"later.jpg", "ftp://nowhere/a.jpg"}
+        work_off(client.catalog)
+        assert "later.jpg" in ids_of(client)
+        assert self.failures(client).keys() == {"broken.jpg", "ftp://nowhere/a.jpg"}
+
     def test_a_collection_where_nothing_was_indexed_has_nothing_to_retry(self, client: JobClient) -> None:
         client.catalog.collections.ensure("empty")
         assert list(client.retry_failed(collection="empty")) == []
