@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from storage.catalog import Catalog, ChangePage, Generation
+from storage.mapped_vectors import never_changed
 from storage.snapshots import SnapshotStore
 from storage.vector_index import VectorIndex
 
@@ -24,6 +25,7 @@ class IndexReplica:
         self.index = VectorIndex(generation.model.dimension, model=generation.model)
         self.seq = 0  # the last change that the index holds
         self.snapshot_seq = 0  # the last change that the snapshot holds which was loaded or published last
+        self.is_of_changed_files: Callable[[], bool] = never_changed  # whether what is mapped is not what was loaded
 
     @classmethod
     def boot(cls, catalog: Catalog, generation: Generation, snapshots: SnapshotStore) -> IndexReplica:
@@ -33,7 +35,7 @@ class IndexReplica:
         """
         replica = cls(catalog, generation)
         for record, vectors in snapshots.valid(generation):
-            replica.index = VectorIndex.mapped(vectors)
+            replica.index, replica.is_of_changed_files = VectorIndex.mapped(vectors), vectors.changed
             replica.seq = replica.snapshot_seq = record.seq
             break
         replica.catch_up()
@@ -78,5 +80,5 @@ class IndexReplica:
             current = replace(self.generation, last_seq=self.seq)
             for record, mapped in snapshots.valid(current):
                 if record.seq == self.seq:
-                    self.index = VectorIndex.mapped(mapped)
+                    self.index, self.is_of_changed_files = VectorIndex.mapped(mapped), mapped.changed
                 break

@@ -186,7 +186,7 @@ class ServedCollections:
         if followed is None or followed.broken:
             self._followed.pop(generation.id, None)
             followed = self._loaded(generation)
-        elif followed.replica.can_rest_anew(self._snapshots):
+        elif followed.replica.is_of_changed_files() or followed.replica.can_rest_anew(self._snapshots):
             followed = self._loaded(generation) or followed  # once it is loaded
         if followed is not None and followed.fetched_seq < generation.last_seq:
             followed.fetch()

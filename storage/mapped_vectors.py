@@ -14,6 +14,11 @@ def nothing_to_check() -> None:
     """For what is in memory: nothing outside can change it."""
 
 
+def never_changed() -> bool:
+    """For the same."""
+    return False
+
+
 @dataclass(frozen=True)
 class LiveVectors:
     """Everything an index holds, to be written: `rows(start, stop)` are copies of the vectors of these ids.
@@ -34,6 +39,7 @@ class MappedVectors:
     """What a snapshot holds: (n, d) float32 rows in parts, writable (a mapped part copies the page that is written).
 
     `deviation` is how far the squared length of a row may be from 1 at most. `check`: as `LiveVectors` has it.
+    `changed` says whether a file was written or replaced since it was mapped, by looking at no byte of it.
     """
 
     dimension: int
@@ -42,3 +48,4 @@ class MappedVectors:
     ids: IdTable
     parts: Sequence[Vectors]
     check: Callable[[], None] = nothing_to_check
+    changed: Callable[[], bool] = never_changed

@@ -102,6 +102,7 @@ class SnapshotFiles:
             ids=IdTable(table, self._uri("")),
             parts=[self._rows(data[name], manifest.dimension) for name in _parts(ROWS, manifest)],
             check=self._check_of(manifest),
+            changed=self._changed_since(marks),
         )
         self._check_counts(vectors, manifest)
         if not known:
@@ -127,9 +128,29 @@ class SnapshotFiles:
         def check() -> None:
             for entry, data in mapped:
                 if hashlib.sha256(data).hexdigest() != entry.sha256:
-                    raise SnapshotDamaged(f"{self._path(entry)} was changed after it was loaded")
+                    raise SnapshotDamaged(f"{self._path(entry.name)} was changed after it was loaded")
 
         return check
+
+    def _changed_since(self, marks: Marks) -> Callable[[], bool]:
+        """What compares the marks of the files with these; a file that is removed stays what it is for its mappings."""
+        told = False
+
+        def changed() -> bool:
+            nonlocal told
+            for name, mark in marks.items():
+                try:
+                    found = _mark(self._path(name))
+                except OSError:
+                    continue
+                if found != mark:
+                    if not told:
+                        _log.warning("%s was changed while it is in use: its snapshot is loaded anew", self._uri(name))
+                    told = True
+                    return True
+            return False
+
+        return changed
 
     def _is_checked(self, marks: Marks) -> bool:
         if self._folder is None:
@@ -143,7 +164,7 @@ class SnapshotFiles:
         """How the data files stand on this disk, those that are there; empty where they are not mapped."""
         if self._folder is None:
             return {}
-        paths = {entry.name: self._path(entry) for entry in manifest.files.values()}
+        paths = {entry.name: self._path(entry.name) for entry in manifest.files.values()}
         return {name: _mark(path) for name, path in paths.items() if path.is_file()}
 
     def _write_data(self, name: str, data: bytes) -> FileEntry:
@@ -163,7 +184,7 @@ class SnapshotFiles:
 
     def _mapped(self, entry: FileEntry, access: int = mmap.ACCESS_COPY) -> memoryview:
         """The file; by default copied on write: page by page, for this process alone."""
-        path = self._path(entry)
+        path = self._path(entry.name)
         try:
             size = path.stat().st_size if path.is_file() else -1  # opening a fifo would wait for its writer
             if size != entry.bytes:
@@ -193,9 +214,9 @@ class SnapshotFiles:
             if not worst <= vectors.deviation + _ROUNDING:  # NaN neither
                 raise IndexFileError(f"{self._uri('')} holds vectors that are not of unit length")
 
-    def _path(self, entry: FileEntry) -> Path:
+    def _path(self, name: str) -> Path:
         assert self._folder is not None  # noqa: S101 - asked for local folders only
-        return self._folder / (self._prefix + entry.name)
+        return self._folder / (self._prefix + name)
 
     def _uri(self, name: str) -> str:
         return self._backend.uri(self._prefix + name)
