@@ -56,7 +56,7 @@ references: $(READY)  ## Write the pages and tables of docs/ that are made from 
 
 docs: $(VENV)-docs/.ready  ## Build the documentation site into build/site; a broken link fails
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=docs/programs $(VENV)-docs/bin/mkdocs build --strict --quiet
-	@echo "the site stands in build/site/index.html"
+	@echo "the site stands in build/site/index.html; to search in it: $(PYTHON) -m http.server --bind 127.0.0.1 --directory build/site"
 
 $(VENV)-docs/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-docs
@@ -86,7 +86,9 @@ sbom: $(READY)  ## List everything that is installed as a CycloneDX file, sbom.j
 	  --pyproject pyproject.toml --of JSON -o sbom.json $(BIN)/python
 
 vulnerabilities: $(READY)  ## Ask the public service for known flaws of the pinned packages (needs the network)
-	$(BIN)/uv tool run --from pip-audit==2.10.1 pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
+	@$(BIN)/uv tool run --from pip-audit==2.10.1 pip-audit --requirement constraints.txt --no-deps --disable-pip --strict \
+	  || { echo "Not passed. A table above: these packages have known flaws. \"could not be audited\": the list of flaws cannot be"; \
+	       echo "had from here, nothing was checked, and nothing is said about the packages. Run it where the network is open."; exit 1; }
 
 constraints: $(READY)  ## Look up the newest versions and pin them
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.10 --all-extras --group dev --group docs \

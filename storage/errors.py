@@ -10,6 +10,7 @@ VisualSearchError
 │   ├── ImageTooLarge
 │   ├── StorageDenied
 │   ├── SourceNotAllowed
+│   ├── UploadsUnusable
 │   ├── StorageUnavailable      (a retry can help)
 │   └── HostUnavailable         (a retry can help)
 ├── BackupError
@@ -107,6 +108,12 @@ class StorageUnavailable(StorageError):
 
     reason = "storage_unavailable"
     retryable = True
+
+
+class UploadsUnusable(StorageError):
+    """Raised when keeping an upload: the place that `uploads_address` names is missing or refuses. No retry helps."""
+
+    reason = "uploads_unusable"
 
 
 class HostUnavailable(StorageError):

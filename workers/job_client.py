@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -27,7 +28,7 @@ from storage.images.allowed_sources import job_sources, readable_sources
 from storage.images.backend import StorageBackend
 from storage.images.keys import key_of
 from storage.images.locate import ImageReader, open_source
-from storage.images.uploads import open_uploads
+from storage.images.uploads import kept_as_configured, open_uploads
 from storage.images.web_address import is_web_address
 from storage.records import Attributes, failure_id
 from storage.settings import Settings, load_settings
@@ -169,16 +170,18 @@ class JobClient:
 
         `attributes` holds those of some or all of the images, by id; each picture is read from `images` once.
         They are kept in `store`, or else where `uploads_address` says, which all workers must be able to read. Raises
-        StorageError, and queues nothing, when one cannot be stored; InvalidAttribute.
+        StorageError, and queues nothing, when one cannot be stored (UploadsUnusable where that setting is at fault);
+        InvalidAttribute.
         """
         name = collection or self.settings.collection
         generation = generation_for(self.catalog, name, self.settings)
-        backend = self._upload_store(name, store)
         given = {image_id: normal_attributes(of_image) for image_id, of_image in (attributes or {}).items()}
-        items = [
-            SourceItem(image_id, backend.put(key_of(image_id), data), given.get(image_id))
-            for image_id, data in images.items()
-        ]
+        with kept_as_configured() if store is None else nullcontext():
+            backend = self._upload_store(name, store)
+            items = [
+                SourceItem(image_id, backend.put(key_of(image_id), data), given.get(image_id))
+                for image_id, data in images.items()
+            ]
         options = JobOptions(  # who uploads an image wants to have it
             restore_deleted=True, attributes_sha256=digest_of_attributes(attributes)
         )

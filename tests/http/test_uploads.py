@@ -8,8 +8,10 @@ import pytest
 from http_api import in_process
 from pictures import jpeg
 
+from storage.errors import ImageTooLarge, InvalidKey, StorageDenied, StorageUnavailable, UploadsUnusable
 from storage.images.allowed_sources import readable_sources
 from storage.images.locate import ImageReader
+from storage.images.uploads import kept_as_configured
 
 
 def _post(app, files, **fields):
@@ -49,12 +51,27 @@ def test_pictures_are_kept_in_s3_where_pods_share_no_folder(http_settings, s3_bu
     assert ImageReader(allowed=readable_sources(settings)).read(item.uri) == jpeg(1)
 
 
-def test_a_bucket_that_is_not_there_is_an_error_and_nothing_is_queued(http_settings, s3_bucket, monkeypatch):
+def test_a_bucket_that_is_not_there_is_the_services_fault_and_nothing_is_queued(
+    http_settings, s3_bucket, monkeypatch, caplog
+):
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_bucket.endpoint_url)
     with in_process(http_settings.model_copy(update={"uploads_address": "s3://nowhere-to-be-found"})) as app:
         reply = _post(app, [("x.jpg", jpeg(1))])
-        assert reply.json()["error"]["reason"] == "storage_error"
+        error = reply.json()["error"]
+        assert (reply.status_code, error["reason"], error["retryable"]) == (500, "uploads_unusable", False)
         assert app.service.catalog.jobs.list() == []
+    assert "nowhere-to-be-found" not in reply.text, "who sends a picture need not know where it goes"
+    [line] = [one.getMessage() for one in caplog.records if error["id"] in one.getMessage()]
+    assert "uploads_address" in line
+    assert "there is no bucket 'nowhere-to-be-found'" in line
+
+
+@pytest.mark.parametrize("error", [ImageTooLarge, InvalidKey, StorageUnavailable])
+def test_what_is_wrong_with_a_picture_or_passes_stays_what_it_is(error):
+    with pytest.raises(error), kept_as_configured():
+        raise error("x")
+    with pytest.raises(UploadsUnusable, match="check the credentials"), kept_as_configured():
+        raise StorageDenied("check the credentials")
 
 
 def test_file_names_are_the_ids_without_the_senders_folders(http_app, http_settings):
