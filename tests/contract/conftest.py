@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from catalog_batches import MODEL
+from pydantic import SecretStr
 
 from storage.catalog import Catalog, Generation
+from storage.settings import Settings
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +44,12 @@ def catalog(catalog_address: str) -> Iterator[Catalog]:
 def generation(catalog: Catalog) -> Generation:
     """The active generation of a collection named `photos`."""
     return catalog.generations.ensure_active(catalog.collections.ensure("photos").id, MODEL)
+
+
+@pytest.fixture
+def settings(catalog_address: str, tmp_path: Path) -> Settings:
+    """Settings with the `baseline` model that lead to that empty catalog."""
+    if catalog_address.startswith("postgresql"):
+        return Settings(data_dir=tmp_path, model="baseline", database_url=SecretStr(catalog_address))
+    (tmp_path / "catalog.db").rename(tmp_path / "catalog.sqlite")
+    return Settings(data_dir=tmp_path, model="baseline")

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
 
 from storage.catalog import Catalog
 from storage.errors import StorageError, UnknownCollection
@@ -16,14 +15,6 @@ from storage.settings import Schedule, Settings
 from visual_search.collection import ImageCollection
 from workers.beat import audit
 from workers.run_owners import this_process
-
-
-@pytest.fixture
-def settings(catalog_address: str, tmp_path: Path) -> Settings:
-    if catalog_address.startswith("postgresql"):
-        return Settings(data_dir=tmp_path, model="baseline", database_url=SecretStr(catalog_address))
-    (tmp_path / "catalog.db").rename(tmp_path / "catalog.sqlite")
-    return Settings(data_dir=tmp_path, model="baseline")
 
 
 @pytest.fixture

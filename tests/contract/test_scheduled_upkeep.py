@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydantic import SecretStr
 
 from storage.catalog import JobRecord
 from storage.errors import UnknownCollection
@@ -17,14 +16,6 @@ from workers.beat import run_schedule
 
 REBUILD = Schedule(cron="0 4 * * 0", action="rebuild")
 PRUNE = Schedule(cron="0 5 * * 0", action="prune")
-
-
-@pytest.fixture
-def settings(catalog_address: str, tmp_path: Path) -> Settings:
-    if catalog_address.startswith("postgresql"):
-        return Settings(data_dir=tmp_path, model="baseline", database_url=SecretStr(catalog_address))
-    (tmp_path / "catalog.db").rename(tmp_path / "catalog.sqlite")
-    return Settings(data_dir=tmp_path, model="baseline")
 
 
 @pytest.fixture

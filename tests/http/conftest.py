@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from http_api import HttpProcess, InProcess, api_keys, in_process
+from pictures import jpeg
 from servers import StartRole, ValkeyServer, free_port, wait_for
 
 from storage.settings import Settings
@@ -74,3 +75,13 @@ def http_process(start_role: StartRole) -> Iterator[Callable[[Settings], HttpPro
     yield start
     for client in clients:
         client.close()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with six pictures."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(6):
+        (folder / f"{number}.jpg").write_bytes(jpeg(number))
+    return folder

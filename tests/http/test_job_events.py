@@ -5,19 +5,8 @@ from __future__ import annotations
 import json
 import signal
 
-import pytest
 from http_api import in_process
-from pictures import jpeg
 from servers import wait_for
-
-
-@pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(6):
-        (folder / f"{number}.jpg").write_bytes(jpeg(number))
-    return folder
 
 
 def _events(lines):

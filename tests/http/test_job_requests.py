@@ -9,15 +9,6 @@ from http_api import SEARCH_KEY, SUBMIT_KEY, api_keys, bearer, in_process
 from pictures import jpeg
 
 
-@pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(6):
-        (folder / f"{number}.jpg").write_bytes(jpeg(number))
-    return folder
-
-
 def test_a_folder_becomes_a_job_that_can_be_looked_at_and_cancelled(http_app, photos):
     reply = http_app.client.post("/v1/jobs", json={"source": str(photos), "exclude": ["5*"], "id_prefix": "p/"})
     assert reply.status_code == 202

@@ -7,12 +7,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import text
+from old_catalogs import address_for, catalog_at_revision
 
-from storage.catalog import Catalog, schema
-from storage.catalog.engine import Database
+from storage.catalog import Catalog
 from storage.filters import Equals, Exists, Filter, In, Range
 
 MOMENT = "2026-01-02 03:04:05.000006+00:00"
@@ -36,20 +33,7 @@ ROWS = (
 @pytest.fixture(params=["sqlite", "postgresql"])
 def old_catalog(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of a catalog with schema 0003 that holds two images with attributes."""
-    if request.param == "sqlite":
-        address = f"sqlite:///{(tmp_path / 'catalog.db').as_posix()}"
-    else:
-        address = request.getfixturevalue("bare_postgres_url")
-    database = Database.open(address, create=True)
-    with database.write() as connection:
-        config = Config()
-        config.set_main_option("script_location", str(schema._MIGRATIONS))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0003")
-        for statement in ROWS:
-            connection.execute(text(statement.replace(":", r"\:")))
-    database.close()
-    return str(address)
+    return catalog_at_revision("0003", ROWS, address_for(request, tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, text
+from old_catalogs import address_for, catalog_at_revision
+from sqlalchemy import create_engine
 
-from storage.catalog import Catalog, JobRequest, schema, tables
-from storage.catalog.engine import VERSION_TABLE, Database
+from storage.catalog import Catalog, JobRequest, tables
+from storage.catalog.engine import VERSION_TABLE
 
 STARTED, FINISHED = "2026-01-02 03:04:05.000006+00:00", "2026-01-02 03:05:06.000007+00:00"
 # Numbers are given by the database, as ever: those of a new catalog begin with 1.
@@ -37,20 +36,7 @@ ROWS = (
 @pytest.fixture(params=["sqlite", "postgresql"])
 def old_catalog(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of a catalog with schema 0001: a finished run, one that was killed, and a batch."""
-    if request.param == "sqlite":
-        address = f"sqlite:///{(tmp_path / 'catalog.db').as_posix()}"
-    else:
-        address = request.getfixturevalue("bare_postgres_url")
-    database = Database.open(address, create=True)
-    with database.write() as connection:
-        config = Config()
-        config.set_main_option("script_location", str(schema._MIGRATIONS))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-        for statement in ROWS:
-            connection.execute(text(statement.replace(":", r"\:")))
-    database.close()
-    return str(address)
+    return catalog_at_revision("0001", ROWS, address_for(request, tmp_path))
 
 
 def test_old_runs_are_still_there(old_catalog: str) -> None:
