@@ -90,7 +90,9 @@ def together_or_alone(
         return []
     try:
         return list(call(items))
-    except Exception as error:  # noqa: BLE001 - each request carries its error to its reply, where it is logged
+    except Exception as error:  # noqa: BLE001 - logged here, or where a request carries it to its reply
         if len(items) == 1 or (isinstance(error, VisualSearchError) and error.retryable):
             return [error] * len(items)
+        level = logging.INFO if isinstance(error, VisualSearchError) else logging.WARNING
+        _LOG.log(level, "%d searches failed together, each is tried alone: %r", len(items), error)
     return [made for item in items for made in together_or_alone([item], call)]

@@ -37,7 +37,7 @@ class PreloadedModels(LoadedModels):
         with self._loading:
             try:
                 service = super().get(wanted)
-            except Exception as reason:
+            except Exception as reason:  # whatever it is, it is remembered and raised
                 self._failed[wanted] = monotonic(), reason
                 raise
             self._failed.pop(wanted, None)

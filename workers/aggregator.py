@@ -157,6 +157,7 @@ class Aggregator:
         except Exception as error:  # whatever is wrong with one message must not stop all others for ever
             if _is_nobodys_fault(error):
                 raise
+            _log.warning("%d results cannot be committed together, each is tried alone: %r", len(readable), error)
         else:
             return readable
         settled = []

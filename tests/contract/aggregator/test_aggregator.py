@@ -135,12 +135,13 @@ def test_a_message_that_cannot_be_read_is_put_aside_and_stops_nothing(  # noqa: 
     assert stream.length() == 0
 
 
-def test_a_batch_that_cannot_be_committed_fails_alone(
+def test_a_batch_that_cannot_be_committed_fails_alone(  # noqa: PLR0917
     catalog: Catalog,
     generation: Generation,
     stream: ResultStream,
     bench: Callable[..., Bench],
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """An image id twice in one batch: the others of the same transaction are committed all the same."""
     monkeypatch.setattr("workers.aggregator._RETRY_SECONDS", 0.05)
@@ -150,6 +151,7 @@ def test_a_batch_that_cannot_be_committed_fails_alone(
     with bench().running():
         wait_for(stream.dead_letters)
     assert b"DuplicateImageId" in stream.dead_letters()[0][1][b"reason"]
+    assert "each is tried alone: DuplicateImageId" in caplog.text
     assert [image.image_id for image in catalog.images.list(generation.collection_id)] == ["a", "c"]
     assert MAX_DELIVERIES == 5
 

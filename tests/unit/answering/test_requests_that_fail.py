@@ -86,6 +86,22 @@ def test_a_model_call_that_fails_for_one_text_answers_the_others(bench: Bench, m
     assert [reply.answer is not None for reply in replies] == [True, False, True]
 
 
+def test_a_failure_that_only_a_batch_has_is_logged_and_each_is_answered_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    embed = EmbeddingService.embed_texts
+
+    def breaking(self: EmbeddingService, texts: Sequence[str]) -> Any:
+        if len(texts) > 1:
+            raise RuntimeError("no memory for a batch")
+        return embed(self, texts)
+
+    monkeypatch.setattr(EmbeddingService, "embed_texts", breaking)
+    replies = bench.answer(*(request(QueryPart(text=text)) for text in ("a cat", "a dog")))
+    assert all(reply.answer is not None for reply in replies)
+    assert "no memory for a batch" in caplog.text
+
+
 def test_words_for_a_model_that_knows_none_are_refused_and_stored_images_found(tmp_path: Path) -> None:
     models, service = LoadedModels(Settings(data_dir=tmp_path)), EmbeddingService("baseline")
     with Catalog.open(tmp_path / "catalog.db") as catalog:
