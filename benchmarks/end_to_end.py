@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
@@ -19,13 +19,12 @@ from bench_inputs import SIZES, checkpoint, photos
 from measuring import in_fresh_process
 from photo_folders import write_photo_folder
 from stage import Given, Row, Table
-from systems import System, running
+from systems import running
 
 from pipeline.embedding_service import EmbeddingService
 from pipeline.indexing.chunks import chunks
 from storage.settings import Settings, allowed_threads
 from visual_search.collection import ImageCollection
-from workers.job_client import JobClient
 
 _SIZES = ("640x480", "1080p")
 _SOURCES = 1000  # photos to cut from, at most
@@ -54,9 +53,13 @@ class Clock:
     def measured(self, done: int, wanted: int) -> Measured:
         """So many pictures were done; other than wanted ends the run."""
         wall, cpu = perf_counter() - self._wall, process_time() - self._cpu
-        if done != wanted:
-            sys.exit(f"only {done} of {wanted} pictures were embedded: the figure would be wrong")
+        _complete(done, wanted)
         return Measured(wanted / wall, 1000 * cpu / wanted)
+
+
+def _complete(done: int, wanted: int) -> None:
+    if done != wanted:
+        sys.exit(f"only {done} of {wanted} pictures were embedded: the figure would be wrong")
 
 
 def _service(model: str) -> EmbeddingService:
@@ -113,10 +116,10 @@ def queued_rate(model: str, photos: Sequence[Path], warm_up: Path) -> Measured:
     with running("sqlite", **chosen) as system:
         system.start("workers.aggregator")
         system.start("workers.embed_worker", OMP_NUM_THREADS=str(allowed_threads()))
-        _indexed(system, warm_up)
-        clock = Clock()
-        done = _indexed(system, photos[0].parent)
-        return replace(clock.measured(done, len(photos)), cpu_ms=None)  # the roles compute, not this process
+        system.index(warm_up)
+        job, seconds = system.index(photos[0].parent)
+        _complete(job.indexed, len(photos))
+        return Measured(len(photos) / seconds)  # the roles compute, not this process
 
 
 def hand_rate(model: str, photos: Sequence[Path], batch: int) -> Measured:
@@ -126,14 +129,6 @@ def hand_rate(model: str, photos: Sequence[Path], batch: int) -> Measured:
     index_photos = ready_by_hand(model, photos, batch)
     clock = Clock()
     return clock.measured(index_photos(), len(photos))
-
-
-def _indexed(system: System, folder: Path) -> int:
-    with JobClient(system.settings) as client:
-        job = client.submit(folder)
-        for progress in client.watch(job.job.id, seconds=0.02):
-            job = progress
-        return job.indexed
 
 
 def _ways(model: str, photos: list[Path], warm_up: Path) -> dict[str, Callable[[], Measured]]:

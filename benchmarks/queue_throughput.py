@@ -36,7 +36,6 @@ from storage.records import ImageMetadata
 from storage.settings import Settings
 from visual_search.collection import ImageCollection
 from workers.aggregator import GROUP_MESSAGES
-from workers.job_client import JobClient
 from workers.result_stream import ResultStream
 
 _BATCH = 128
@@ -141,12 +140,7 @@ def queued_rate(database: str, photos: Path, count: int, workers: int) -> float:
         system.start("workers.aggregator")
         for _ in range(workers):
             system.start("workers.embed_worker")
-        with JobClient(system.settings) as client:
-            started = perf_counter()
-            job = client.submit(photos)
-            for progress in client.watch(job.job.id, seconds=0.02):
-                job = progress
-            seconds = perf_counter() - started
+        job, seconds = system.index(photos)
         _complete(job.indexed + job.reused, count)
         return count / seconds
 

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from time import time
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,11 +18,14 @@ sys.path.insert(0, str(ROOT / "tests"))
 from databases import _binaries, running_server  # noqa: E402
 from servers import ValkeyServer, environment_of, free_port, wait_for  # noqa: E402
 
+from storage.catalog import JobProgress  # noqa: E402
 from storage.settings import Settings  # noqa: E402
+from workers.job_client import JobClient  # noqa: E402
 
 __all__ = ["System", "free_port", "new_postgres_databases", "running", "wait_for"]
 
 _READY_SECONDS = 120
+_LOOK_SECONDS = 0.5  # a look at a job costs a millisecond of the cores that are measured
 
 
 class System:
@@ -54,6 +58,20 @@ class System:
         if process.poll() is not None:
             sys.exit(f"{module} ended with {process.returncode}:\n{log.read_text()}")
         return process
+
+    def index(self, folder: Path) -> tuple[JobProgress, float]:
+        """Submit a folder and wait; how the job ended, and its seconds from `submit` to the last commit.
+
+        The end is what the catalog says, so that nobody has to ask for it often.
+        """
+        with JobClient(self.settings) as client:
+            started = time()
+            job = client.submit(folder)
+            for progress in client.watch(job.job.id, seconds=_LOOK_SECONDS):
+                job = progress
+        if job.job.finished_at is None:
+            sys.exit(f"job {job.job.id} is {job.job.state} and has no end: there is no figure")
+        return job, job.job.finished_at.timestamp() - started
 
 
 @contextmanager
