@@ -106,7 +106,7 @@ def test_a_worker_answers_refuses_and_drains(
         assert error.reason in {"malformed_message", "invalid_query"}
     # its time is over; nobody waits
     worker.send(signal.SIGSTOP)
-    late, gone, fine = (by_vector("03.jpg", timeout_seconds=seconds) for seconds in (0.1, 10.0, 10.0))
+    late, gone, fine = (by_vector("03.jpg", timeout_seconds=seconds) for seconds in (0.1, 60.0, 60.0))
     for one in (late, gone, fine):
         submit(client, one)
     client.eval(CANCEL_SCRIPT, *cancel_arguments(gone.request_id, 10.0))
@@ -274,7 +274,7 @@ SLOW_BOOT = """
 import sys, time
 from pipeline.replica import IndexReplica
 from query_service import worker
-IndexReplica.boot = classmethod(lambda *_: time.sleep(60))
+IndexReplica.boot = classmethod(lambda *_: time.sleep(3600))
 sys.exit(worker.main())
 """
 
@@ -287,7 +287,7 @@ def test_a_worker_that_is_told_to_stop_does_not_load_to_the_end(settings: Settin
         wait_for(lambda: [role.doing for role in health_of(client, stuck_seconds=60).roles], seconds=60)
         time.sleep(0.5)  # the heartbeat begins just after the loading
         process.terminate()
-        assert process.wait(45) == 0
+        assert process.wait(120) == 0
     finally:
         process.kill()
         process.wait()
