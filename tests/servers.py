@@ -95,7 +95,7 @@ def free_port() -> int:
     raise AssertionError
 
 
-def wait_for(condition: Callable[[], Any], *, seconds: float = 60.0, what: str = "") -> Any:
+def wait_for(condition: Callable[[], Any], *, seconds: float = 180.0, what: str = "") -> Any:
     """Poll until the condition gives something true, and return it; fail when it takes too long."""
     end = time.monotonic() + seconds
     while True:
@@ -181,7 +181,7 @@ class RoleProcess:
     def send(self, how: signal.Signals) -> None:
         self.process.send_signal(how)
 
-    def stop(self, how: signal.Signals = signal.SIGTERM, seconds: float = 60.0) -> int:
+    def stop(self, how: signal.Signals = signal.SIGTERM, seconds: float = 120.0) -> int:
         """Signal the process and wait; return its exit status (-9: killed)."""
         if self.process.poll() is None:
             self.process.send_signal(how)
@@ -238,7 +238,7 @@ def worker_process(start_role: StartRole) -> StartRole:
 
     def start(settings: Settings, *arguments: str, **environment: str) -> RoleProcess:
         worker = start_role("workers.embed_worker", settings, *arguments, **environment)
-        wait_for(lambda: worker.says("ready"), seconds=60, what="the worker to be ready")
+        wait_for(lambda: worker.says("ready"), what="the worker to be ready")
         return worker
 
     return start

@@ -35,6 +35,8 @@ _LOG = logging.getLogger(__name__)
 
 ROLE = "embed"
 
+_WORDY = ("celery.worker.strategy", "celery.app.trace")  # each tells of every batch what our own two lines tell better
+
 
 def run_worker(settings: Settings) -> None:
     """Take batches until told to stop by SIGTERM or SIGINT; then finish the batch, or give it back after 8 s.
@@ -66,6 +68,8 @@ def _serve(app: Celery, stop: StopRequest) -> None:
         """Without a receiver of this signal Celery sets the root logger to its own level."""
 
     signals.setup_logging.connect(keep_our_logging)
+    for name in _WORDY:
+        logging.getLogger(name).setLevel(logging.WARNING)
     signals.worker_ready.connect(ready)
     signals.worker_shutting_down.connect(stopping)
     worker = app.Worker(

@@ -52,10 +52,10 @@ def test_a_queue_that_cannot_be_asked_is_a_clear_error(tmp_path: Path) -> None:
 def test_a_change_is_told_to_those_who_listen_for_its_generation(redis_url: str) -> None:
     with connect_url(redis_url) as client, client.pubsub(ignore_subscribe_messages=True) as listener:
         listener.subscribe(changes_channel(7))
-        listener.get_message(timeout=5)
+        listener.get_message(timeout=60)
         announce_change(client, 8, 1)
         announce_change(client, 7, 42)
-        message = listener.get_message(timeout=5)
+        message = listener.get_message(timeout=60)
         assert message is not None
         assert (message["channel"], message["data"]) == (b"vs:changes:7", b"42")
 

@@ -46,7 +46,7 @@ def test_the_services_of_the_compose_file_index_a_folder_answer_searches_and_sto
         deployment.start("http"),
     ]
     for role in roles:
-        wait_for(lambda role=role: role.says("ready"), seconds=60, what=f"{role.log.name} to be ready")
+        wait_for(lambda role=role: role.says("ready"), what=f"{role.log.name} to be ready")
 
     submitted = deployment.run("cli", "submit", "/photos", "--wait")
     assert submitted.process.returncode == 0, submitted.text()
@@ -57,7 +57,7 @@ def test_the_services_of_the_compose_file_index_a_folder_answer_searches_and_sto
     assert asked.process.returncode == 0, asked.text()
     by_rpc = [one["image_id"] for one in json.loads(asked.text())["results"]]
     for name in ("embed-worker", "aggregator", "beat", "query-worker", "http"):
-        wait_for(lambda name=name: deployment.healthy(name), seconds=90, what=f"the health check of {name}")
+        wait_for(lambda name=name: deployment.healthy(name), what=f"the health check of {name}")
     assert _search_over_http(deployment.address, KEY, first) == (200, by_rpc)
     assert len(by_rpc) == 3
     assert _search_over_http(deployment.address, "another", first) == (401, [])
@@ -81,7 +81,7 @@ def test_pictures_in_s3_are_indexed_by_the_services(deploy):
     )
     assert deployment.run("migrate").process.returncode == 0
     s3 = deployment.start("s3")
-    wait_for(lambda: deployment.healthy("s3"), seconds=60, what="the stand-in for S3")
+    wait_for(lambda: deployment.healthy("s3"), what="the stand-in for S3")
     address = deployment.placed("http://s3:5000")
     client = boto3.session.Session().client("s3", endpoint_url=address, region_name="us-east-1")
     for bucket in ("pictures", "uploads"):
@@ -89,7 +89,7 @@ def test_pictures_in_s3_are_indexed_by_the_services(deploy):
     for number in range(5):
         client.put_object(Bucket="pictures", Key=f"{number}.jpg", Body=jpeg(number))
     roles = [deployment.start("embed-worker"), deployment.start("aggregator"), deployment.start("http"), s3]
-    wait_for(lambda: deployment.healthy("http"), seconds=60, what="the health check of http")
+    wait_for(lambda: deployment.healthy("http"), what="the health check of http")
 
     for arguments in (("submit", "s3://pictures", "--wait"), ("audit", "s3://pictures")):
         done = deployment.run("cli", *arguments)
@@ -114,7 +114,7 @@ def _upload(deployment, image_id, picture):
     def finished():
         return httpx.get(job, headers=headers, timeout=60).json()["state"] == "finished"
 
-    wait_for(finished, seconds=60, what="the upload's job to finish")
+    wait_for(finished, what="the upload's job to finish")
 
 
 def test_valkey_has_what_the_file_says_and_shows_its_password_to_nobody(compose_valkey):

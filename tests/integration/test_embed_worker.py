@@ -56,7 +56,7 @@ class Queue:
             send_batch(self.app, batch_id)
         return ids
 
-    def results(self, count: int, seconds: float = 60) -> list[BatchResult]:
+    def results(self, count: int, seconds: float = 180) -> list[BatchResult]:
         """Take so many results off the stream, as the aggregator would."""
         messages: list = []
 
@@ -135,6 +135,9 @@ def test_two_workers_embed_a_job_as_the_library_does(queue, worker_process):
     assert {beat.process.rpartition(":")[2] for beat in beats} == {str(worker.pid) for worker in workers}
     assert [worker.stop() for worker in workers] == [0, 0]
     assert read_heartbeats(queue.client) == []
+    lines = [line for worker in workers for line in worker.text().splitlines() if "batch" in line]
+    told = [line for line in lines if "image failed" not in line and "ready" not in line]
+    assert len(told) == 2 * 7, "a batch has a line when it is taken and one when it is done"
 
 
 def test_a_batch_of_a_killed_worker_is_done_by_another(queue, worker_process):

@@ -35,7 +35,7 @@ def test_a_job_that_meets_a_full_redis_is_done_once_there_is_room(
     write_photos(tmp_path / "photos", 12)
     worker = worker_process(settings)
     aggregator = start_role("workers.aggregator", settings)
-    wait_for(lambda: aggregator.says("writing as"), seconds=60, what="the aggregator")
+    wait_for(lambda: aggregator.says("writing as"), what="the aggregator")
     with JobClient(settings) as jobs:
         if when == "before they are taken":
             worker.send(signal.SIGSTOP)
@@ -47,14 +47,14 @@ def test_a_job_that_meets_a_full_redis_is_done_once_there_is_room(
             fill()
             job_id = jobs.submit(tmp_path / "photos").job.id
             refused = aggregator
-        wait_for(lambda: refused.says(REFUSED), seconds=60, what="somebody to be refused")
+        wait_for(lambda: refused.says(REFUSED), what="somebody to be refused")
         assert jobs.get(job_id).pending == 12
         empty()
         if refused is worker:  # Celery gives up; whoever supervises the process starts it again
             assert worker.process.wait(timeout=60) == 1
             assert "redis_unavailable" in worker.text()
             worker = worker_process(settings)
-        wait_for(lambda: jobs.get(job_id).is_over, seconds=120, what="the job to be over")
+        wait_for(lambda: jobs.get(job_id).is_over, what="the job to be over")
         assert (jobs.get(job_id).indexed, jobs.get(job_id).failed) == (12, 0)
     assert worker.process.poll() is None
     assert aggregator.process.poll() is None

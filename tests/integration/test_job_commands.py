@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-import threading
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pictures import write_photos
+from servers import ROOT
 
 from storage.catalog import BatchResult, Catalog, ImageFailure, IndexBatch
 from visual_search.cli.app import main
+from visual_search.cli.job_output import duration
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -96,14 +100,26 @@ def test_cancelling_and_watching_a_cancelled_job(run: Run, photos: Path) -> None
     assert "cancelled: 0 of 6" in error
 
 
+def test_a_job_that_is_over_cannot_be_cancelled_and_that_is_told(run: Run, photos: Path, tmp_path: Path) -> None:
+    run("submit", str(photos))
+    fail_everything(tmp_path / "home")
+    code, output, error = run("jobs", "cancel", "1")
+    assert code == 0
+    assert "finished: 6 of 6" in output
+    assert "job 1 was over already" in error
+    assert run("jobs", "cancel", "1", "--json")[2] == ""
+
+
 def test_waiting_shows_progress_and_ends_with_3_when_images_failed(run: Run, photos: Path, tmp_path: Path) -> None:
-    worker = threading.Timer(1.5, fail_everything, [tmp_path / "home"])
-    worker.start()
-    code, output, error = run("submit", str(photos), "--wait")
-    worker.join()
-    assert code == 3
-    assert "finished: 6 of 6 images done (6 failed)" in output
-    assert "running: 0 of 6 images done" in error
+    command = [sys.executable, "-m", "visual_search", "submit", str(photos), "--wait"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline().startswith("running: 0 of 6 images done")
+        fail_everything(tmp_path / "home")
+        output, error = waiting.communicate(timeout=180)
+    assert waiting.returncode == 3
+    assert re.search(r"finished: 6 of 6 images done \(6 failed\); [\d.]+ images/s over \d+ s\n", output)
+    assert "finished: 6 of 6" in error
     code, output, _error = run("jobs", "retry-failed", "1")
     assert code == 0
     assert "retry" in output
@@ -139,6 +155,4 @@ def test_an_unknown_job_is_told(run: Run, photos: Path) -> None:
 
 @pytest.mark.parametrize(("seconds", "text"), [(4.4, "4 s"), (125, "2 min 5 s"), (7380, "2 h 3 min")])
 def test_the_time_that_is_left_is_told_in_words(seconds: float, text: str) -> None:
-    from visual_search.cli.job_output import _duration
-
-    assert _duration(seconds) == text
+    assert duration(seconds) == text

@@ -20,7 +20,7 @@ from workers.servers import connect_redis
 
 @pytest.fixture
 def settings(tmp_path, redis_url):
-    return Settings(data_dir=tmp_path / "data", redis_url=redis_url, model="baseline", lease_seconds=5, batch_images=4)
+    return Settings(data_dir=tmp_path / "data", redis_url=redis_url, model="baseline", lease_seconds=30, batch_images=4)
 
 
 def _scraped(port: int) -> dict[str, float]:
@@ -45,7 +45,7 @@ def test_the_metrics_of_worker_and_aggregator_agree_with_the_job_and_logs_name_i
     }  # fmt: skip
     with JobClient(settings) as client:
         job = client.submit(tmp_path / "photos").job.id
-        wait_for(lambda: client.get(job).is_over, seconds=60, what="the job")
+        wait_for(lambda: client.get(job).is_over, what="the job")
         progress = client.get(job)
     assert (progress.indexed, progress.failed) == (10, 1)
     worker = roles["workers.embed_worker"]
@@ -78,7 +78,7 @@ def test_status_tells_who_works_and_who_is_gone_without_starting_a_server(settin
     aggregator = start_role("workers.aggregator", settings)
     beat = start_role("workers.beat", settings)
     for role in (worker, aggregator, beat):
-        wait_for(lambda role=role: role.says("ready"), seconds=60, what="the role")
+        wait_for(lambda role=role: role.says("ready"), what="the role")
     wait_for(lambda: len(queue_health(settings).roles) == 3, what="three heartbeats")
     command = [sys.executable, "-m", "visual_search", "status", "--check"]
     shown = subprocess.run(command, cwd=ROOT, env=environment_of(settings), capture_output=True, text=True, check=False)

@@ -54,7 +54,7 @@ def settings_for(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[...
             "model": "baseline",
             "redis_url": redis_url,
             "batch_images": BATCH_IMAGES,
-            "lease_seconds": 3.0,
+            "lease_seconds": 10.0,
             "resend_seconds": 2.0,
             "sweep_seconds": 0.5,
             "snapshot_changes": 10,
@@ -69,11 +69,11 @@ def settings_for(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[...
 
 def aggregator(start_role: StartRole, settings: Settings) -> RoleProcess:
     role = start_role("workers.aggregator", settings)
-    wait_for(lambda: role.says("ready"), seconds=60, what="the aggregator to be ready")
+    wait_for(lambda: role.says("ready"), what="the aggregator to be ready")
     return role
 
 
-def finished(client: JobClient, job_id: int, seconds: float = 60.0) -> JobProgress:
+def finished(client: JobClient, job_id: int, seconds: float = 180.0) -> JobProgress:
     wait_for(lambda: client.get(job_id).is_over, seconds=seconds, what="the job to be over")
     return client.get(job_id)
 
@@ -181,7 +181,7 @@ def test_an_aggregator_killed_between_commit_and_acknowledgement_loses_and_doubl
         assert committed > 0
         assert ResultStream(redis, 64).length() > 0, "it was killed too late"
         aggregator(start_role, settings)
-        progress = finished(client, job.job.id, seconds=LEASE_SECONDS + 60)
+        progress = finished(client, job.job.id, seconds=LEASE_SECONDS + 180)
         assert progress.done == progress.listed
         wait_for(lambda: ResultStream(redis, 64).length() == 0)
     check(settings, folder, tmp_path)
@@ -204,7 +204,7 @@ def test_of_two_aggregator_processes_the_second_takes_over_when_the_first_is_fro
     worker_process(settings)
     with JobClient(settings) as client:
         job = client.submit(folder)
-        progress = finished(client, job.job.id, seconds=LEASE_SECONDS + 60)
+        progress = finished(client, job.job.id, seconds=LEASE_SECONDS + 180)
         writing.send(signal.SIGCONT)
         assert progress.done == IMAGES
         (folder / "late.jpg").write_bytes((folder / "same.jpg").read_bytes())
@@ -284,12 +284,12 @@ def test_two_beats_submit_a_scheduled_source_once_and_audit_it(
     worker_process(settings)
     beats = [start_role("workers.beat", settings) for _ in range(2)]
     with catalog_of(settings) as catalog:
-        wait_for(lambda: [job.state for job in catalog.jobs.list()] == ["finished"], seconds=60)
+        wait_for(lambda: [job.state for job in catalog.jobs.list()] == ["finished"])
         wait_for(lambda: any(beat.says("scheduled sync of") for beat in beats))
         audit = Schedule(cron=cron, action="audit", source=str(folder))
         audited = settings_for("sqlite", redis_url, schedules=[sync, audit])
         beats += [start_role("workers.beat", audited) for _ in range(2)]
-        wait_for(lambda: len(catalog.jobs.list()) == 2, seconds=60)
+        wait_for(lambda: len(catalog.jobs.list()) == 2)
         wait_for(lambda: catalog.jobs.list()[0].state != "running")
         assert [beat.stop() for beat in beats] == [0] * 4
         newest, oldest = catalog.jobs.list()

@@ -55,7 +55,7 @@ def photos(tmp_path: Path) -> Path:
 def settings_for(tmp_path: Path, redis_url: str, request: pytest.FixtureRequest) -> Callable[..., Settings]:
     def make(model: str, database: str = "sqlite") -> Settings:
         values: dict[str, Any] = {"data_dir": tmp_path / "data", "model": model, "redis_url": redis_url}
-        values |= {"batch_images": 2, "lease_seconds": 3.0, "resend_seconds": 2.0, "sweep_seconds": 0.5}
+        values |= {"batch_images": 2, "lease_seconds": 30.0, "resend_seconds": 20.0, "sweep_seconds": 0.5}
         if database == "postgresql":
             values["database_url"] = request.getfixturevalue("postgres_url")
         return Settings(**values)
@@ -66,12 +66,12 @@ def settings_for(tmp_path: Path, redis_url: str, request: pytest.FixtureRequest)
 def start_roles(start_role: StartRole, worker_process: StartRole, settings: Settings) -> None:
     aggregator = start_role("workers.aggregator", settings)
     worker_process(settings)
-    wait_for(lambda: aggregator.says("ready"), seconds=60, what="the aggregator to be ready")
+    wait_for(lambda: aggregator.says("ready"), what="the aggregator to be ready")
 
 
 def submit(client: JobClient, folder: Path, **options: Any) -> None:
     job = client.submit(folder, **options).job.id
-    wait_for(lambda: client.get(job).is_over, seconds=90, what="the submitted images")
+    wait_for(lambda: client.get(job).is_over, what="the submitted images")
 
 
 def embedded_here(model: str, folder: Path) -> dict[str, np.ndarray]:
@@ -161,7 +161,7 @@ def test_the_model_changes_while_images_come_and_go_and_no_answer_mixes_models(
         assert searching.answers == sorted(searching.answers, key=[first, second].index), "it went back and forth"
         assert report.switched
         check_end(settings, photos, expected[second], gone)
-        wait_for(lambda: all(client.get(job.job.id).is_over for job in client.list()), seconds=60)
+        wait_for(lambda: all(client.get(job.job.id).is_over for job in client.list()))
     with ImageCollection(settings=settings, create=False) as collection:
         assert roll_back(collection).switched
         assert collection.generation is not None
@@ -265,7 +265,7 @@ def started(settings: Settings, *arguments: str) -> subprocess.Popen[str]:
 def run(settings: Settings, *arguments: str) -> tuple[int, str, str]:
     """Exit code, standard output, standard error."""
     with started(settings, *arguments) as process:
-        output, error = process.communicate(timeout=120)
+        output, error = process.communicate(timeout=180)
         return process.returncode, output, error
 
 
@@ -285,7 +285,7 @@ def test_killed_while_it_waits_the_same_command_goes_on_and_finishes(
     asked = ("reindex", "--model", second, "--queue")
     with JobClient(settings) as client:
         with started(settings, *asked) as killed:
-            wait_for(lambda: [one for one in client.list() if one.job.kind == "reindex" and one.listed], seconds=60)
+            wait_for(lambda: [one for one in client.list() if one.job.kind == "reindex" and one.listed])
             killed.kill()
         assert active(client.catalog) == first
         [job] = [one for one in client.list() if one.job.kind == "reindex"]
@@ -300,7 +300,7 @@ def test_killed_while_it_waits_the_same_command_goes_on_and_finishes(
         code, output, error = run(settings, *asked, "--no-wait")
         assert code == 0, error
         assert "reindex stored images, for" in output
-        wait_for(lambda: all(one.is_over for one in client.list()), seconds=60)
+        wait_for(lambda: all(one.is_over for one in client.list()))
         code, output, error = run(settings, *asked, "--no-wait")
         assert code == 0, error
         assert "switched: searches use" in output

@@ -51,11 +51,11 @@ def test_real_photos_become_the_vectors_of_the_embedded_mode(  # noqa: PLR0917 -
             s3_bucket.client.put_object(Bucket=s3_bucket.name, Key=key, Body=path.read_bytes())
         address = f"s3://{s3_bucket.name}/"
     roles = [start_role("workers.aggregator", settings), *(worker_process(settings) for _ in range(2))]
-    wait_for(lambda: roles[0].says("ready"), seconds=60, what="the aggregator to be ready")
+    wait_for(lambda: roles[0].says("ready"), what="the aggregator to be ready")
     started = time.monotonic()
     with JobClient(settings) as client:
         job = client.submit(address).job.id
-        wait_for(lambda: client.get(job).is_over, seconds=180, what="the job to be over")
+        wait_for(lambda: client.get(job).is_over, what="the job to be over")
         progress = client.get(job)
     print(f"{source} into {database}: {PHOTOS} photos in {time.monotonic() - started:.1f} s, {progress}")
     assert (progress.listed, progress.failed, progress.indexed + progress.reused) == (PHOTOS, 0, PHOTOS)

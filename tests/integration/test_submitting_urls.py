@@ -47,7 +47,7 @@ def failures(client: JobClient) -> dict[str, FailureRecord]:
 
 
 def finished(client: JobClient, progress: JobProgress) -> JobProgress:
-    wait_for(lambda: client.get(progress.job.id).is_over, seconds=60, what="the job to be over")
+    wait_for(lambda: client.get(progress.job.id).is_over, what="the job to be over")
     return client.get(progress.job.id)
 
 
@@ -113,7 +113,7 @@ def test_a_list_of_addresses_is_fetched_by_a_worker_and_skipped_when_unchanged(
     listed = tmp_path / "urls.txt"
     listed.write_text("\n".join([*urls, *map(web_server.url, names)]))
     role = start_role("workers.aggregator", settings)
-    wait_for(lambda: role.says("ready"), seconds=60, what="the aggregator")
+    wait_for(lambda: role.says("ready"), what="the aggregator")
     worker_process(settings)
 
     done = subprocess.run(

@@ -23,16 +23,16 @@ ROLES = ("embed-worker", "aggregator", "beat", "query-worker", "http")
 
 @pytest.fixture
 def settings(tmp_path, _valkey_program):
-    return Settings(data_dir=tmp_path / "home", model="baseline", sweep_seconds=1, lease_seconds=5, http_port=0)
+    return Settings(data_dir=tmp_path / "home", model="baseline", sweep_seconds=1, lease_seconds=30, http_port=0)
 
 
 @pytest.fixture
 def up(start_role, settings):
     """`visual-search up`, waited for until every role is ready; ended in any case."""
     process = start_role("visual_search", settings, "up")
-    wait_for(lambda: all(_is_ready(process, name) for name in ROLES), seconds=60, what="all roles to be ready")
+    wait_for(lambda: all(_is_ready(process, name) for name in ROLES), what="all roles to be ready")
     yield process
-    process.stop(signal.SIGTERM, seconds=60)
+    process.stop(signal.SIGTERM)
     stop_valkey(settings)
 
 
@@ -48,7 +48,7 @@ def _command(settings, *arguments):
         env=environment_of(settings),
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=180,
         check=False,
     )
 
@@ -110,7 +110,7 @@ def test_a_job_from_another_process_finishes_and_the_end_leaves_no_process(up, s
     write_photos(tmp_path / "photos", 12)
     _index_and_audit(settings, tmp_path / "photos")
     assert len(_of_this_folder(settings)) == len(ROLES) + 2, "the roles, `up` and Valkey"
-    assert up.stop(how, seconds=90) == 0
+    assert up.stop(how) == 0
     assert _of_this_folder(settings) == []
     assert find_valkey(settings) is None
     assert up.text().splitlines()[-1].endswith("| all ended")
@@ -142,7 +142,7 @@ def _valkey_process(settings):
 def test_several_workers_have_names_of_their_own(start_role, settings):
     process = start_role("visual_search", settings, "up", "--workers", "2")
     wait_for(lambda: process.says("embed-worker.2 started"), what="the second worker")
-    assert process.stop(signal.SIGTERM, seconds=60) == 0
+    assert process.stop(signal.SIGTERM) == 0
     assert _of_this_folder(settings) == []
 
 
@@ -162,5 +162,5 @@ def test_a_stop_while_it_still_starts_is_heard(start_role, settings):
         process = start_role("visual_search", settings.model_copy(update={"redis_url": url}), "up")
         connection, _address = silent.accept()
         with connection:
-            assert process.stop(signal.SIGTERM, seconds=60) == 128 + signal.SIGTERM
+            assert process.stop(signal.SIGTERM) == 128 + signal.SIGTERM
     assert "started" not in process.text()

@@ -47,9 +47,14 @@ def job_line(progress: JobProgress) -> str:
     counts = ", ".join(f"{getattr(progress, name)} {name}" for name in COUNTS if getattr(progress, name))
     line = f"{progress.job.state}: {progress.done} of {progress.listed} images done"
     line += f" ({counts})" if counts else ""
+    job = progress.job
     if progress.is_over:
-        return line
-    eta = "" if progress.eta_seconds is None else f", about {_duration(progress.eta_seconds)} left"
+        if job.state != "finished" or job.finished_at is None:
+            return line
+        return (
+            f"{line}; {progress.rate:.1f} images/s over {duration((job.finished_at - job.started_at).total_seconds())}"
+        )
+    eta = "" if progress.eta_seconds is None else f", about {duration(progress.eta_seconds)} left"
     return f"{line}; {progress.rate:.1f} images/s{eta}"
 
 
@@ -77,7 +82,8 @@ def exit_code_of_job(progress: JobProgress) -> ExitCode:
     return ExitCode.SOME_IMAGES_FAILED if progress.failed else ExitCode.ALL_GOOD
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A length of time in words: `4 s`, `2 min 5 s`, `2 h 3 min`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

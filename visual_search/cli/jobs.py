@@ -8,6 +8,7 @@ import typer
 
 from visual_search.cli.job_output import exit_code_of_job, follow, print_job, print_jobs
 from visual_search.cli.options import AsJson, CollectionName, ConfigFile, DataDir, settings_from
+from visual_search.cli.output import error_console
 from workers.job_client import JobClient
 
 app = typer.Typer(help="Queued jobs: list, show, watch, cancel, try failed images again.", no_args_is_help=True)
@@ -49,7 +50,10 @@ def watch(job: JobId, *, data_dir: DataDir = None, config: ConfigFile = None, as
 def cancel(job: JobId, *, data_dir: DataDir = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Cancel a job. What is indexed stays; a batch that a worker has in hand still counts."""
     with JobClient(settings_from(config, data_dir), create=False) as jobs:
-        print_job(jobs.cancel(job), as_json=as_json)
+        progress = jobs.cancel(job)
+    print_job(progress, as_json=as_json)
+    if progress.job.state != "cancelled" and not as_json:
+        error_console().print(f"[yellow]notice:[/] job {job} was over already: there was nothing to cancel")
 
 
 @app.command("retry-failed", epilog="`visual-search jobs retry-failed 7`")

@@ -9,6 +9,7 @@ import typer
 
 from storage.catalog import catalog_exists, catalog_of, catalog_place
 from storage.settings import Settings
+from visual_search.cli.job_output import duration
 from visual_search.cli.options import AsJson, ConfigFile, DataDir, settings_from
 from visual_search.cli.output import ExitCode, console, print_json, print_table
 from visual_search.overview import CollectionOverview, overview_of
@@ -122,4 +123,4 @@ def _snapshot_of(collection: CollectionOverview) -> str:
         return "none"
     age = (datetime.now(timezone.utc) - collection.snapshot_at).total_seconds()
     behind = collection.last_seq - collection.snapshot_seq
-    return f"{age:.0f} s old, {behind} changes behind" if behind else f"{age:.0f} s old"
+    return f"{duration(age)} old, {behind} changes behind" if behind else f"{duration(age)} old"
