@@ -42,6 +42,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             return f"[{found[1]}]({name}{'#' + anchor if anchor else ''})"
         if not (ROOT / place).exists():
             raise ValueError(f"{page.file.src_uri} links to {target}, which is not there")
+        if place.startswith("docs/images/"):
+            return f"[{found[1]}]({name})"
         return found[1] if found[1].startswith("`") else f"{found[1]} (`{place}`)"
 
     return _LINK.sub(link, markdown)
