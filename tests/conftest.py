@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 pytest_plugins = ["command_tree", "servers", "databases", "composed", "user_shell", "web_server"]
 
 REGION = "us-east-1"
+
+
+def pytest_configure() -> None:
+    """Whoever starts the tests in the background ignores Ctrl-C for them, and so for every process they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

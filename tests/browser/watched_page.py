@@ -59,12 +59,11 @@ class WatchedPage:
 
     def all_ids(self) -> list[str]:
         """Scroll until the last result has come."""
-        more = self.page.locator("#load-more")
-        for _ in range(100):
-            self.page.evaluate("scrollTo(0, document.body.scrollHeight)")
-            self.page.wait_for_timeout(100)
-            if more.is_hidden() and self.page.locator("#grid[aria-busy]").count() == 0:
-                break
+        script = (
+            "() => { scrollTo(0, document.body.scrollHeight); const [more, busy] = ['#load-more', '#grid[aria-busy]']"
+        )
+        script += ".map((one) => document.querySelector(one)); return more.hidden && !busy; }"
+        self.page.wait_for_function(script, polling=100)
         return self.ids()
 
     def hand_over(self, kind: str, picture: bytes, name: str = "given.jpg") -> None:

@@ -33,7 +33,7 @@ from storage.settings import Settings
 
 NAMES = ("worker-1", "worker-2")
 _ASKERS = 6
-_START_SECONDS = 90.0  # of a machine that is busy with other tests
+_START_SECONDS = 240.0  # of a machine that is busy with other tests
 _REPLY_SECONDS = 12.0  # after which a reply that nobody fetched is gone
 
 
@@ -166,10 +166,10 @@ def _judge(askers: list[Asker], history: SearchHistory, report: Report) -> None:
 
 def _check_freshness(client: SearchClient, newest: tuple[int, int], report: Report) -> None:
     """Once nobody writes, everybody soon answers from the last change."""
-    end, seen = time.monotonic() + 20, set()
+    end, seen = time.monotonic() + 60, set()
     while time.monotonic() < end:
         try:
-            told = client.search(vector=[1.0] + [0.0] * 31, timeout=20).provenance
+            told = client.search(vector=[1.0] + [0.0] * 31, timeout=60).provenance
         except VisualSearchError as error:
             report.problems.append(f"LOST in peace: {error.reason}: {error}")
             return

@@ -39,9 +39,41 @@ def test_a_file_that_the_browser_has_is_not_sent_again(stateless_app):
 
 
 def test_head_has_the_headers_alone(stateless_app):
-    reply = stateless_app.client.head("/static/app.js")
+    reply = stateless_app.client.head("/static/app.js", headers={"Accept-Encoding": "identity"})
     assert reply.content == b""
     assert int(reply.headers["content-length"]) == (WEB / "app.js").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("accepted", "encoding"),
+    [
+        ("gzip, deflate, br", "gzip"),
+        ("br, GZIP;q=0.5", "gzip"),
+        ("gzip; q=1", "gzip"),
+        ("gzip;q=0", None),
+        ("gzip;q=0.00, br", None),
+        ("br", None),
+        ("", None),
+    ],
+)
+def test_files_are_packed_for_whoever_takes_that(stateless_app, accepted, encoding):
+    plain = (WEB / "app.js").read_bytes()
+    headers = {"Accept-Encoding": accepted}
+    reply = stateless_app.client.get("/static/app.js", headers=headers)
+    assert reply.headers.get("content-encoding") == encoding
+    assert reply.headers["vary"] == "Accept-Encoding"
+    assert reply.content == plain
+    assert (int(reply.headers["content-length"]) < len(plain)) == (encoding is not None)
+    again = stateless_app.client.get("/static/app.js", headers={**headers, "If-None-Match": reply.headers["etag"]})
+    assert again.status_code == 304
+
+
+def test_the_packed_and_the_plain_file_do_not_pass_for_each_other(stateless_app):
+    tags = {
+        stateless_app.client.get("/static/app.js", headers={"Accept-Encoding": one}).headers["etag"]
+        for one in ("gzip", "identity")
+    }
+    assert len(tags) == 2
 
 
 @pytest.mark.parametrize(

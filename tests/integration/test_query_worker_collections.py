@@ -57,7 +57,7 @@ def collection(catalog: Catalog, name: str) -> Generation:
 @contextmanager
 def following(catalog: Catalog, snapshots: SnapshotStore) -> Iterator[ServedCollections]:
     with ServedCollections(catalog, snapshots, lambda _: None) as served:
-        assert served.wait_until_loaded(10, threading.Event())
+        assert served.wait_until_loaded(60, threading.Event())
         yield served
 
 
@@ -139,7 +139,7 @@ def test_an_index_that_was_loaded_for_nothing_is_not_kept(catalog: Catalog, snap
             assert go_on.wait(60)
 
     with ServedCollections(catalog, snapshots, prepare) as served:
-        assert served.wait_until_loaded(10, threading.Event())
+        assert served.wait_until_loaded(60, threading.Event())
         catalog.lifecycle.activate(second.id)
         assert loading.wait(60)
         catalog.lifecycle.activate(first.id)
@@ -253,5 +253,5 @@ def test_a_worker_that_fails_in_a_way_nobody_expected_ends(
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert ended

@@ -39,7 +39,7 @@ def refuse_unknown(request: SearchRequest) -> SearchReply:
 
 
 @contextmanager
-def replying(url: str, reply: Callable[[SearchRequest], SearchReply] = answer, pause: float = 0.0) -> Iterator[None]:
+def replying(url: str, reply: Callable[[SearchRequest], SearchReply] = answer) -> Iterator[None]:
     """Meanwhile the searches at this address get these replies, by the worker's own end of the queue."""
     stop = Event()
 
@@ -49,7 +49,6 @@ def replying(url: str, reply: Callable[[SearchRequest], SearchReply] = answer, p
             while not stop.is_set():
                 try:
                     taken = queue.read(20)
-                    time.sleep(pause if taken else 0)
                     queue.settle([(one, _reply_to(one, reply)) for one in taken])
                 except (RedisUnavailable, RedisUnusable):
                     time.sleep(0.05)
