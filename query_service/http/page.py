@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,15 +27,20 @@ class WebFile:
     """One file as it is sent; browsers ask again each time, and get it only when it has changed."""
 
     content: bytes
+    packed: bytes  # by gzip
     media_type: str
-    etag: str
+    digest: str
 
     def reply(self, request: Request) -> Response:
-        """The file, or 304 when the browser has this very one."""
-        headers = {"ETag": self.etag, "Cache-Control": "no-cache"}
+        """The file, packed for whoever takes that, or 304 when the browser has this very one."""
+        packs = _takes_gzip(request.headers.get("accept-encoding", ""))
+        etag = f'"{self.digest}-gzip"' if packs else f'"{self.digest}"'
+        headers = {"ETag": etag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
         known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
-        if self.etag in known or "*" in known:
+        if etag in known or "*" in known:
             return Response(status_code=304, headers=headers)
+        if packs:
+            return Response(self.packed, headers={**headers, "Content-Encoding": "gzip"}, media_type=self.media_type)
         return Response(self.content, headers=headers, media_type=self.media_type)
 
 
@@ -67,4 +73,14 @@ def page_router(folder: Path = WEB) -> APIRouter:
 
 def _read(path: Path) -> WebFile:
     content = path.read_bytes()
-    return WebFile(content, _TYPES[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+    packed = gzip.compress(content, mtime=0)
+    return WebFile(content, packed, _TYPES[path.suffix], hashlib.sha256(content).hexdigest()[:32])
+
+
+def _takes_gzip(accepted: str) -> bool:
+    """Whether a header `Accept-Encoding` names gzip, and not with the weight 0."""
+    for one in accepted.lower().split(","):
+        name, _, weight = one.replace(" ", "").partition(";q=")
+        if name == "gzip":
+            return weight.strip("0.") != "" or not weight
+    return False
