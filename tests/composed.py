@@ -144,7 +144,7 @@ class ComposedValkey(ValkeyServer):
             self.process = subprocess.Popen(
                 [str(get_binary_path()), str(config), *places], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        wait_for(self._answers, seconds=10, what="Valkey to answer")
+        wait_for(self._answers, what="Valkey to answer")
 
 
 @pytest.fixture

@@ -74,12 +74,12 @@ class WebService:
 
 def wait_until_ready(url: str) -> None:
     """Until the catalog, Redis and a query worker have given a sign."""
-    wait_for(lambda: _is_ready(url), seconds=60, what=f"{url}readyz")
+    wait_for(lambda: _is_ready(url), seconds=180, what=f"{url}readyz")
 
 
 def _is_ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}readyz", timeout=30).status_code == 200
+        return httpx.get(f"{url}readyz", timeout=120).status_code == 200
     except httpx.TransportError:
         return False
 

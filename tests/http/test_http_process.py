@@ -45,7 +45,7 @@ def test_a_request_under_way_is_finished_before_the_end(http_process, http_setti
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"], ids=["IPv4", "IPv6"])  # noqa: S104 - it must not listen there
 def test_without_keys_it_refuses_to_let_other_machines_in(start_role, http_settings, host):
     role = start_role("query_service.http", http_settings.model_copy(update={"http_host": host}))
-    assert role.process.wait(30) == 1
+    assert role.process.wait(120) == 1
     assert "invalid_settings" in role.text()
     assert "visual-search keys new" in role.text()
     assert "Traceback" not in role.text()
@@ -64,7 +64,7 @@ def test_a_port_that_is_taken_is_told_in_one_line(start_role, http_settings):
         other.bind(("127.0.0.1", http_settings.http_port))
         other.listen()
         role = start_role("query_service.http", http_settings)
-        assert role.process.wait(30) == 1
+        assert role.process.wait(120) == 1
     assert f"port_taken: cannot listen on 127.0.0.1 port {http_settings.http_port}" in role.text()
     assert "Traceback" not in role.text()
 
@@ -74,7 +74,7 @@ def test_a_redis_that_is_away_is_told_in_one_line(start_role, http_settings, own
     valkey.kill()
     gone = http_settings.model_copy(update={"redis_url": type(http_settings.redis_url)(valkey.url)})
     role = start_role("query_service.http", gone)
-    assert role.process.wait(30) == 1
+    assert role.process.wait(120) == 1
     assert "redis_unavailable" in role.text()
     assert "Traceback" not in role.text()
 

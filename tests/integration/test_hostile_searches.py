@@ -114,7 +114,7 @@ def test_hostile_entries_of_the_queue(client: Any, worker: RoleProcess) -> None:
     for first in range(0, len(cases), TOGETHER):
         sent = [(one, send_raw(client, one)) for one in cases[first : first + TOGETHER]]
         for one, request_id in sent:
-            found = client.blpop(reply_key(request_id), timeout=30)
+            found = client.blpop(reply_key(request_id), timeout=120)
             assert found is not None, f"{one.name}: no reply\n{worker.text()[-3000:]}"
             problems.append(problem(one, outcome_of(unpack_reply(found[1]))))
     assert [one for one in problems if one] == []
@@ -134,7 +134,7 @@ def test_hostile_bodies_over_http(client: Any, worker: RoleProcess, start_role: 
     web = start_role("query_service.http", settings)
     wait_for(lambda: web.says("ready"), seconds=60, what="the HTTP API to be ready")
     pids, problems = (worker.pid, web.pid), []
-    with httpx.Client(base_url=f"http://127.0.0.1:{settings.http_port}", timeout=30) as http:
+    with httpx.Client(base_url=f"http://127.0.0.1:{settings.http_port}", timeout=120) as http:
 
         def ask() -> str:
             reply = http.post("/v1/search", files=[("image", ("a.jpg", jpeg(3)))], data={"request": '{"k": 1}'})
