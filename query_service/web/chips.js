@@ -19,7 +19,7 @@ export function renderChips() {
   pictures = new Map();
   $("#chips").replaceChildren(...state.parts.map((one) => chip(one, kept)));
   const same = part && $(`#chips [data-part="${CSS.escape(part)}"]`);
-  if (same) $(active.tagName, same).focus();
+  if (same) $(active.tagName, same).focus({ preventScroll: true });
   else if (byKeyboard) nextTo(place).focus();
 }
 

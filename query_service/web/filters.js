@@ -35,7 +35,7 @@ export function renderFilters() {
   if (document.activeElement?.matches("#filters input")) return; // somebody is typing a bound
   const focused = document.activeElement?.closest("#filters [data-control]")?.dataset.control;
   $("#filters").replaceChildren(...known.map((attribute) => (attribute.kind === "number" ? range(attribute) : values(attribute))));
-  if (focused) $(`#filters [data-control="${CSS.escape(focused)}"]`)?.focus();
+  if (focused) $(`#filters [data-control="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
 }
 
 function values({ key, values: all }) {

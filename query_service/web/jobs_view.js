@@ -70,7 +70,7 @@ function render(jobs) {
   const focused = document.activeElement?.closest("[data-job]")?.dataset.job;
   $("#jobs").replaceChildren(...jobs.map((job) => jobCard(job, act)));
   $("#no-jobs").hidden = jobs.length > 0;
-  if (focused) $(`[data-job="${focused}"] button`)?.focus();
+  if (focused) $(`[data-job="${focused}"] button`)?.focus({ preventScroll: true });
 }
 
 async function follow({ id }) {

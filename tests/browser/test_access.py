@@ -91,10 +91,12 @@ def test_offline_is_said_and_the_search_is_made_again_when_online(watched: Watch
     watched.expected = ("ERR_INTERNET_DISCONNECTED",)
     page = watched.open("?p=i1:photos/000.jpg")
     before = watched.shows_other_than([])
+    page.evaluate("scrollTo(0, 300)")
     page.context.set_offline(True)
     page.get_by_label("Hide near-duplicates").check()
     banner = page.locator("#banner")
     expect(banner).to_contain_text("cannot be reached")
+    expect(banner).to_be_in_viewport()
     expect(banner.get_by_role("button", name="Retry now")).to_be_visible()
     assert watched.ids() == before, "the results before stay in sight"
     page.context.set_offline(False)

@@ -9,7 +9,7 @@ from pathlib import Path
 from pictures import jpeg
 from playwright.sync_api import Locator, Page, expect
 from servers import wait_for
-from watched_page import WatchedPage
+from watched_page import OpenPage, WatchedPage
 from web_service import WebService
 
 LONG = 180_000  # milliseconds that a job of real processes may take on a crowded machine
@@ -98,6 +98,19 @@ def test_the_jobs_and_the_failures_are_those_of_the_chosen_collection(watched: W
     page.locator("#collection").select_option("words")
     expect(page.locator(".job .source")).to_have_text([re.compile("words/$")])
     expect(page.locator("#failures-section")).to_be_hidden()
+
+
+def test_a_look_at_the_jobs_does_not_scroll_back_to_the_button_that_was_pressed(open_page: OpenPage) -> None:
+    watched = open_page(viewport={"width": 1280, "height": 300})
+    page = watched.open("?c=hostile&view=jobs")
+    button = page.get_by_role("button", name="Retry 1 failed")
+    button.focus()
+    page.evaluate("scrollTo(0, 0)")
+    expect(button).not_to_be_in_viewport()
+    looks = [page.wait_for_event("requestfinished", lambda request: "/v1/failures" in request.url) for _ in range(2)]
+    assert len(looks) == 2
+    expect(button).to_be_focused()
+    assert page.evaluate("scrollY") == 0
 
 
 def test_a_folder_that_does_not_exist_is_refused_with_the_reason(watched: WatchedPage, service: WebService) -> None:
