@@ -13,7 +13,6 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from threading import Event
 
 from pipeline.audit import AuditReport, audit_source
@@ -133,8 +132,15 @@ _ACTIONS: Mapping[str, Callable[[Settings, Schedule], object]] = {
 def run_beat(settings: Settings, stop: Event) -> None:
     """Run the schedules until told to stop. Raises CatalogError and SettingsError when it cannot start."""
     name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-    with catalog_of(settings) as catalog, _heartbeat(settings):
-        scheduler = Scheduler(catalog, settings.schedules, partial(run_schedule, settings), name=name)
+    with catalog_of(settings) as catalog, _heartbeat(settings) as heartbeat:
+
+        def run(schedule: Schedule) -> None:
+            try:
+                run_schedule(settings, schedule)
+            finally:
+                heartbeat.progress(done=1)
+
+        scheduler = Scheduler(catalog, settings.schedules, run, name=name)
         for schedule in settings.schedules:  # a counter that begins to be with its first event shows no increase by it
             for outcome in (_FINISHED, _FAILED):
                 SCHEDULED.labels(schedule.action, outcome)
@@ -147,18 +153,18 @@ def run_beat(settings: Settings, stop: Event) -> None:
 
 
 @contextmanager
-def _heartbeat(settings: Settings) -> Iterator[None]:
+def _heartbeat(settings: Settings) -> Iterator[Heartbeat]:
     """For `status` and probes. Schedules run without Redis: one that is away at the start costs `status` alone."""
     signs = LocalSigns(settings)
     try:
         client = connect_redis(settings)
     except WorkerError as error:
         _log.warning("`status` will not show this process, schedules run all the same: %s", error)
-        with Heartbeat(None, ROLE, signs=signs):
-            yield
+        with Heartbeat(None, ROLE, signs=signs) as heartbeat:
+            yield heartbeat
         return
-    with client, Heartbeat(client, ROLE, signs=signs):
-        yield
+    with client, Heartbeat(client, ROLE, signs=signs) as heartbeat:
+        yield heartbeat
 
 
 def main() -> int:

@@ -22,6 +22,7 @@ from storage.settings import Schedule, Settings
 from storage.snapshots import snapshots_of
 from visual_search.collection import ImageCollection
 from workers.aggregator import LEASE_SECONDS
+from workers.heartbeat import read_heartbeats
 from workers.job_client import JobClient
 from workers.result_stream import ResultStream
 from workers.servers import connect_url
@@ -291,6 +292,8 @@ def test_two_beats_submit_a_scheduled_source_once_and_audit_it(
         beats += [start_role("workers.beat", audited) for _ in range(2)]
         wait_for(lambda: len(catalog.jobs.list()) == 2)
         wait_for(lambda: catalog.jobs.list()[0].state != "running")
+        with connect_url(redis_url) as redis:
+            wait_for(lambda: sum(one.done for one in read_heartbeats(redis) if one.role == "beat") == 2, what="signs")
         assert [beat.stop() for beat in beats] == [0] * 4
         newest, oldest = catalog.jobs.list()
     assert (oldest.kind, oldest.state) == ("index", "finished")
