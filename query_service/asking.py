@@ -150,11 +150,11 @@ def _numbers(vector: Sequence[float]) -> tuple[float, ...]:
 
 
 def _options_of(question: Question) -> RerankOptions:
-    options = question.get("options") or RerankOptions()
     given: dict[str, Any] = {name: question.get(name) for name in _STEPS}
     given |= {"top_k": question.get("k"), "filter": filter_of(question.get("filter"))}
     changes = {name: value for name, value in given.items() if value is not None}
-    return options.replace(**changes) if changes else options
+    options = question.get("options")
+    return RerankOptions(**changes) if options is None else options.replace(**changes)
 
 
 def _several(ids: Sequence[str], name: str) -> tuple[str, ...]:

@@ -48,9 +48,13 @@ ImageId = Annotated[str, Field(min_length=1, max_length=MAX_IMAGE_ID_CHARACTERS)
 
 
 class _Message(BaseModel):
-    """Frozen, no unknown fields, no NaN; refuses as InvalidQuery with the first reasons in one line."""
+    """Frozen, no unknown fields, no NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class _Asked(_Message):
+    """What callers make; refuses as InvalidQuery with the first reasons in one line."""
 
     @model_validator(mode="wrap")
     @classmethod
@@ -72,7 +76,7 @@ class _Message(BaseModel):
         return None
 
 
-class QueryPart(_Message):
+class QueryPart(_Asked):
     """One thing to look for: exactly one of encoded picture, stored image's id, words, or a vector; with a weight.
 
     A negative weight means "not like this". A vector is of the collection's dimension and is brought to unit
@@ -96,7 +100,7 @@ class QueryPart(_Message):
         return None
 
 
-class SearchRequest(_Message):
+class SearchRequest(_Asked):
     """One search. `options` hold k (`top_k`), offset, filter, scores and diversity; see RerankOptions.
 
     The time to answer is counted from the moment Redis took the request, by Redis's clock alone.
@@ -164,6 +168,9 @@ class SearchReply(_Message):
     answer: SearchAnswer | None = None
     error: ErrorReply | None = None
 
-    def problem(self) -> str | None:
-        """Say which rule between the fields is broken."""
-        return "a reply is either an answer or an error" if (self.answer is None) == (self.error is None) else None
+    @model_validator(mode="after")
+    def _is_either(self) -> SearchReply:
+        if (self.answer is None) == (self.error is None):
+            message = "a reply is either an answer or an error"
+            raise ValueError(message)
+        return self

@@ -20,7 +20,7 @@ MAX_REPLY_BYTES = 64 * 1024 * 1024
 
 def pack_request(request: SearchRequest) -> bytes:
     """The bytes of a request. Raises MalformedMessage when they are too many."""
-    return _pack(request.model_dump(mode="python", exclude_none=True, exclude={"request_id"}), MAX_REQUEST_BYTES)
+    return _pack(request.model_dump(exclude_none=True, exclude={"request_id"}), MAX_REQUEST_BYTES)
 
 
 def unpack_request(request_id: str, data: bytes) -> SearchRequest:
@@ -31,9 +31,13 @@ def unpack_request(request_id: str, data: bytes) -> SearchRequest:
     return SearchRequest.model_validate({**fields, "request_id": request_id})
 
 
-def pack_reply(reply: SearchReply) -> bytes:
-    """The bytes of a reply. Raises MalformedMessage when they are too many."""
-    return _pack(reply.model_dump(mode="python", exclude_none=True), MAX_REPLY_BYTES)
+def pack_reply(reply: SearchReply, *, queued_seconds: float | None = None) -> bytes:
+    """The bytes of a reply; an answer tells its time in Redis too. Raises MalformedMessage when they are too many."""
+    fields = reply.model_dump(exclude_none=True)
+    if queued_seconds is not None and reply.answer is not None:
+        provenance = fields["answer"]["provenance"]
+        provenance["stage_seconds"] = {"queued": queued_seconds, **provenance["stage_seconds"]}
+    return _pack(fields, MAX_REPLY_BYTES)
 
 
 def unpack_reply(data: bytes) -> SearchReply:

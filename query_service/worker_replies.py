@@ -14,25 +14,15 @@ from query_service.wire import pack_reply
 
 def refusal(taken: Taken, error: Exception) -> bytes:
     """The bytes that say why there will be no answer."""
-    return packed(_failed(taken.request_id, error))
+    return pack_reply(_failed(taken.request_id, error))
 
 
 def answered(reply: SearchReply, taken: Taken) -> bytes:
-    """The bytes of an answer, with the time in Redis among its stages; of an error as it is."""
-    if reply.answer is None:
-        return packed(reply)
-    provenance = reply.answer.provenance
-    seconds = {"queued": taken.queued_seconds, **provenance.stage_seconds}
-    told = provenance.model_copy(update={"stage_seconds": seconds})
-    return packed(reply.model_copy(update={"answer": reply.answer.model_copy(update={"provenance": told})}))
-
-
-def packed(reply: SearchReply) -> bytes:
     """The bytes of a reply; a page that is too large to be sent becomes an error that says so."""
     try:
-        return pack_reply(reply)
+        return pack_reply(reply, queued_seconds=taken.queued_seconds)
     except MalformedMessage as error:
-        return pack_reply(_failed(reply.request_id, error))
+        return refusal(taken, error)
 
 
 def count_batch(taken: Sequence[Taken], replies: Sequence[SearchReply]) -> None:

@@ -30,11 +30,16 @@ def one_of(connection: Connection, column: ColumnElement[str], values: Collectio
 
     However many there are, the statement stays the same and takes a third of the time of one parameter for each.
     """
-    storable = [value for value in values if "\0" not in value]  # PostgreSQL refuses a NUL, SQLite reads up to it
     if connection.dialect.name == "postgresql":
-        return column == any_(bindparam(None, storable, type_=postgresql.ARRAY(Text())))
-    listed = func.json_each(bindparam(None, json.dumps(storable, ensure_ascii=False), type_=Text()))
+        return column == any_(bindparam(None, as_list("postgresql", values), type_=postgresql.ARRAY(Text())))
+    listed = func.json_each(bindparam(None, as_list("sqlite", values), type_=Text()))
     return column.in_(select(listed.table_valued("value").c.value))
+
+
+def as_list(dialect: str, values: Collection[str]) -> Any:
+    """The values as the one parameter that they are for this database."""
+    storable = [value for value in values if "\0" not in value]  # PostgreSQL refuses a NUL, SQLite reads up to it
+    return storable if dialect == "postgresql" else json.dumps(storable, ensure_ascii=False)
 
 
 def insert_new(connection: Connection, table: Table, row: Mapping[str, Any]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from catalog_batches import add_generation, failure, indexed, metadata, sha256, 
 from sqlalchemy import update
 
 from storage.catalog import Catalog, Generation, IndexBatch, IndexedImage, tables
-from storage.errors import InvalidAttribute, UnknownImageId
+from storage.catalog.engine import Database
+from storage.errors import CatalogError, InvalidAttribute, UnknownImageId
 from storage.filters import Equals, Exists
 from storage.records import Attributes
 
@@ -136,6 +138,35 @@ class TestListing:
 
     def test_get_many_leaves_unknown_ids_out(self, catalog: Catalog, collection_id: int) -> None:
         assert set(catalog.images.get_many(collection_id, ["a/1", "nope"])) == {"a/1"}
+
+    def test_shown_gives_address_and_attributes_of_those_that_live(
+        self, catalog: Catalog, collection_id: int, generation: Generation
+    ) -> None:
+        attributes: Attributes = {"colour": "rot\u00e9", "year": 2026, "share": 0.5, "new": True, "tags": ["a", "b"]}
+        catalog.commit(generation.id, IndexBatch(upserts=[indexed("told", attributes=attributes)]))
+        catalog.images.delete(collection_id, ["b/1"])
+        asked = [
+            "told",
+            "b/1",
+            "nope",
+            "NUL\0",
+            "\U0010ffffz",
+            "told",
+            *(f"unknown {number}" for number in range(1000)),
+        ]
+        shown = catalog.images.shown(collection_id, asked)
+        assert set(shown) == {"told", "\U0010ffffz"}
+        assert shown["told"] == (catalog.images.get(collection_id, "told").source_uri, attributes)
+        assert catalog.images.shown(collection_id, []) == {}
+        assert catalog.images.shown(collection_id + 1, ["told"]) == {}
+
+
+def test_a_statement_that_the_database_refuses_is_an_error_of_the_catalog(catalog_address: str) -> None:
+    with closing(Database.open(catalog_address, create=False)) as database:
+        for _ in range(20):  # more often than the pool has connections
+            with pytest.raises(CatalogError, match="nothing_there"):
+                database.rows("SELECT nothing_there FROM images", ())
+        assert database.rows("SELECT count(*) FROM images", ()) == [(0,)]
 
 
 class TestAttributes:
