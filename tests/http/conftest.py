@@ -69,7 +69,7 @@ def http_process(start_role: StartRole) -> Iterator[Callable[[Settings], HttpPro
         role = start_role("query_service.http", settings)
         client = httpx.Client(base_url=f"http://127.0.0.1:{settings.http_port}", timeout=120)
         clients.append(client)
-        wait_for(lambda: role.says("ready"), seconds=120, what="the HTTP API to be ready")
+        wait_for(lambda: role.says("ready"), what="the HTTP API to be ready")
         return HttpProcess(role, client, settings)
 
     yield start

@@ -44,7 +44,7 @@ def settings(http_settings: Settings, tmp_path: Path) -> Settings:
 @pytest.fixture
 def worker(start_role: StartRole, settings: Settings) -> RoleProcess:
     started = start_role("query_service.worker", settings)
-    wait_for(lambda: started.says("ready"), seconds=60, what="the query worker to be ready")
+    wait_for(lambda: started.says("ready"), what="the query worker to be ready")
     return started
 
 

@@ -270,16 +270,16 @@ def test_workers_and_searches_go_on_after_the_guilty_picture(tmp_path, redis_url
     )
     roles = [start_role(module, settings) for module in ("workers.aggregator", "query_service.worker")]
     for role in roles:
-        wait_for(lambda role=role: role.says("ready"), seconds=60, what=str(role.log))
+        wait_for(lambda role=role: role.says("ready"), what=str(role.log))
     worker_process(settings)
     with JobClient(settings) as jobs:
         number = jobs.submit(tmp_path / "photos").job.id
-        wait_for(lambda: jobs.get(number).is_over, seconds=60, what="the job to be over")
+        wait_for(lambda: jobs.get(number).is_over, what="the job to be over")
         assert (jobs.get(number).indexed, jobs.get(number).failed) == (6, 1)
         collection = jobs.catalog.collections.get("default")
         assert [one.reason for one in jobs.catalog.failures.list(collection.id)] == ["decode_memory"]
     with SearchClient(settings) as client:
-        wait_for(lambda: client.search(image=jpeg(0), timeout=60).results, seconds=60, what="the index to be followed")
+        wait_for(lambda: client.search(image=jpeg(0), timeout=60).results, what="the index to be followed")
         with pytest.raises(DecodeOutOfMemory):
             client.search(image=flat_png(8000, 8000), timeout=60)
         assert client.search(image=jpeg(0), timeout=60).results[0].image_id == "even/00.jpg"

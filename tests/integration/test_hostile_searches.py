@@ -52,7 +52,7 @@ def client(redis_url: str) -> Iterator[Redis]:
 @pytest.fixture
 def worker(start_role: StartRole, settings: Settings) -> RoleProcess:
     started = start_role("query_service.worker", settings)
-    wait_for(lambda: started.says("ready"), seconds=60, what="the query worker to be ready")
+    wait_for(lambda: started.says("ready"), what="the query worker to be ready")
     return started
 
 
@@ -132,7 +132,7 @@ def test_hostile_bodies_over_http(client: Any, worker: RoleProcess, start_role: 
     cases = for_http(SEED)
     assert len(cases) >= 200
     web = start_role("query_service.http", settings)
-    wait_for(lambda: web.says("ready"), seconds=60, what="the HTTP API to be ready")
+    wait_for(lambda: web.says("ready"), what="the HTTP API to be ready")
     pids, problems = (worker.pid, web.pid), []
     with httpx.Client(base_url=f"http://127.0.0.1:{settings.http_port}", timeout=120) as http:
 

@@ -56,7 +56,7 @@ def test_the_examples_of_the_page_run_as_they_stand_there(user: UserShell):
     with log.open("wb") as out:
         up = subprocess.Popen(["visual-search", "up"], cwd=user.home, env=user.variables, stdout=out, stderr=out)
     try:
-        wait_for(lambda: "web page at" in log.read_text() or up.poll() is not None, seconds=120, what="the system")
+        wait_for(lambda: "web page at" in log.read_text() or up.poll() is not None, what="the system")
         assert run(user, 1)[-1].startswith("11 11 ")
         (user.home / "years.csv").write_text("image_id,year\n2024/cat.jpg,2024\n")
         user.run("visual-search submit Pictures --wait --attributes years.csv")

@@ -39,7 +39,7 @@ def system(user: UserShell) -> Iterator[None]:
             ["visual-search", "up"], cwd=user.home, env=user.variables, stdin=subprocess.DEVNULL, stdout=out, stderr=out
         )  # fmt: skip
     try:
-        wait_for(lambda: "web page at" in log.read_text() or up.poll() is not None, seconds=120, what="the system")
+        wait_for(lambda: "web page at" in log.read_text() or up.poll() is not None, what="the system")
         yield
     finally:
         up.terminate()

@@ -131,11 +131,11 @@ def test_signs_are_for_their_own_user_and_of_one_data_folder(settings, tmp_path)
 def test_a_real_role_is_ready_at_its_ready_line_and_leaves_nothing_behind(settings, start_role, redis_url):
     settings = settings.model_copy(update={"redis_url": redis_url})
     worker = start_role("query_service.worker", settings)
-    wait_for(lambda: worker.says("ready"), seconds=60, what="the query worker")
+    wait_for(lambda: worker.says("ready"), what="the query worker")
     assert _probe(settings, "--ready").returncode == 0
     worker.send(signal.SIGSTOP)
-    wait_for(lambda: _probe(settings).returncode == 1, seconds=90, what="the frozen worker to be missed")
+    wait_for(lambda: _probe(settings).returncode == 1, what="the frozen worker to be missed")
     worker.send(signal.SIGCONT)
-    wait_for(lambda: _probe(settings).returncode == 0, seconds=60, what="it to be well again")
+    wait_for(lambda: _probe(settings).returncode == 0, what="it to be well again")
     assert worker.stop() == 0
     assert LocalSigns(settings).read() == []

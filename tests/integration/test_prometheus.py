@@ -51,7 +51,7 @@ def prometheus(tmp_path):
                 [program("prometheus"), *options], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
             )
         started.append(RoleProcess(process, log))
-        wait_for(lambda: started[-1].says("Server is ready"), seconds=60, what="Prometheus to be ready")
+        wait_for(lambda: started[-1].says("Server is ready"), what="Prometheus to be ready")
         return f"http://{address}/api/v1"
 
     program("prometheus")  # without it: skipped, or failed in CI, before anything starts
@@ -80,13 +80,13 @@ def test_all_roles_are_read_every_panel_answers_and_no_alert_is_wrong(deploy, pr
     for name in SCRAPED:
         deployment.start(name, VISUAL_SEARCH_SNAPSHOT_SECONDS="1")  # by default five minutes
     for name in SCRAPED:
-        wait_for(lambda name=name: deployment.started[name].says("ready"), seconds=60, what=f"{name} to be ready")
+        wait_for(lambda name=name: deployment.started[name].says("ready"), what=f"{name} to be ready")
     api = prometheus(deployment)
 
     def healths():
         return sorted(one["health"] for one in _ask(api, "targets")["activeTargets"])
 
-    wait_for(lambda: healths() == ["up"] * len(SCRAPED), seconds=60, what="all roles to be read")
+    wait_for(lambda: healths() == ["up"] * len(SCRAPED), what="all roles to be read")
     assert deployment.run("cli", "submit", "/photos", "--wait").process.returncode == 0
     waiting = set(QUERIES)
 
@@ -99,13 +99,13 @@ def test_all_roles_are_read_every_panel_answers_and_no_alert_is_wrong(deploy, pr
         return not waiting
 
     try:
-        wait_for(answered, seconds=120, what="every panel to answer")
+        wait_for(answered, what="every panel to answer")
     finally:
         print("without an answer:", sorted(waiting))
     assert _numbers(api, 'sum(visual_search_images_total{outcome="indexed"})') == [20]
     assert {one["metric"]["role"] for one in _ask(api, "query", query="up == 1")["result"]} == set(SCRAPED)
     rules = [rule for group in _ask(api, "rules")["groups"] for rule in group["rules"]]
-    wait_for(lambda: _evaluated(api, len(rules)), seconds=120, what="all alerts to be evaluated")
+    wait_for(lambda: _evaluated(api, len(rules)), what="all alerts to be evaluated")
     assert {rule["name"] for rule in rules if rule["state"] == "firing"} == set()
 
 

@@ -60,7 +60,7 @@ def by_vector(name: str, **fields: Any) -> Any:
 
 def start(start_role: StartRole, settings: Settings) -> RoleProcess:
     worker = start_role("query_service.worker", settings)
-    wait_for(lambda: worker.says("ready"), seconds=60, what="the query worker to be ready")
+    wait_for(lambda: worker.says("ready"), what="the query worker to be ready")
     return worker
 
 
@@ -245,11 +245,11 @@ def test_servers_that_are_away_at_the_start_or_later_are_waited_for(
             store(catalog, generation, ["01.jpg", "02.jpg"])
         postgres.stop()
         worker = start_role("query_service.worker", settings)
-        wait_for(lambda: worker.says("waiting for Redis"), seconds=60)
+        wait_for(lambda: worker.says("waiting for Redis"))
         valkey.start()
-        wait_for(lambda: worker.says("waiting for the catalog"), seconds=60)
+        wait_for(lambda: worker.says("waiting for the catalog"))
         postgres.start()
-        wait_for(lambda: worker.says("ready"), seconds=60)
+        wait_for(lambda: worker.says("ready"))
         with connect_url(valkey.url) as client:
             assert best(client, "01.jpg") == "01.jpg"
             postgres.stop()
@@ -271,7 +271,7 @@ def test_a_worker_that_waits_for_a_server_ends_when_it_is_told_to(
     valkey: ValkeyServer = own_valkey()
     valkey.kill()
     worker = start_role("query_service.worker", Settings(data_dir=tmp_path / "data", redis_url=valkey.url))
-    wait_for(lambda: worker.says("waiting for Redis"), seconds=60)
+    wait_for(lambda: worker.says("waiting for Redis"))
     assert worker.stop() == 0
 
 
@@ -289,7 +289,7 @@ sys.exit(worker.main())
 def test_a_worker_that_is_told_to_stop_does_not_load_to_the_end(settings: Settings, client: Redis) -> None:
     process = subprocess.Popen([sys.executable, "-c", SLOW_BOOT], cwd=ROOT, env=environment_of(settings))
     try:
-        wait_for(lambda: [role.doing for role in health_of(client, stuck_seconds=60).roles], seconds=60)
+        wait_for(lambda: [role.doing for role in health_of(client, stuck_seconds=60).roles])
         time.sleep(0.5)  # the heartbeat begins just after the loading
         process.terminate()
         assert process.wait(120) == 0

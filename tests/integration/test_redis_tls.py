@@ -98,10 +98,10 @@ def test_all_roles_work_over_tls(tls_server, tmp_path: Path, start_role: StartRo
     modules = ("workers.aggregator", "workers.embed_worker", "workers.beat", "query_service.worker")
     roles = [start_role(module, settings) for module in modules]
     for role in roles:
-        wait_for(lambda role=role: role.says("ready"), seconds=60, what=str(role.log))
+        wait_for(lambda role=role: role.says("ready"), what=str(role.log))
     with JobClient(settings) as jobs:
         number = jobs.submit(tmp_path / "photos").job.id
-        wait_for(lambda: jobs.get(number).is_over, seconds=60, what="the job to be over")
+        wait_for(lambda: jobs.get(number).is_over, what="the job to be over")
         assert jobs.get(number).indexed == 6
     with SearchClient(settings) as client:
         found = wait_for(lambda: client.search(image=jpeg(3), timeout=60).results, what="an answer")

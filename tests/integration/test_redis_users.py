@@ -71,10 +71,10 @@ def test_each_role_does_all_of_its_work_with_its_own_user(as_role, start_role: S
         start_role("workers.beat", as_role("beat")),
     ]
     for one in started:
-        wait_for(lambda one=one: one.says("ready"), seconds=60, what=str(one.log))
+        wait_for(lambda one=one: one.says("ready"), what=str(one.log))
     with JobClient(as_role("http")) as jobs:
         job = jobs.submit(tmp_path / "photos").job.id
-        wait_for(lambda: jobs.get(job).is_over, seconds=60, what="the job")
+        wait_for(lambda: jobs.get(job).is_over, what="the job")
         assert jobs.get(job).job.counts["indexed"] == 10
     picture = min((tmp_path / "photos").rglob("*.jpg")).read_bytes()
     with SearchClient(as_role("http")) as searches:

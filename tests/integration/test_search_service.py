@@ -188,7 +188,7 @@ def test_celery_users_send_a_task(service: Service) -> None:
     options = ["--pool", "threads", "--concurrency", "2", "--loglevel", "INFO"]
     worker, log = service.start("-m", "celery", "--app", "query_service.celery_search", "worker", *options)
     try:
-        wait_for(lambda: "ready" in log.read_text() or worker.poll() is not None, seconds=60, what="Celery")
+        wait_for(lambda: "ready" in log.read_text() or worker.poll() is not None, what="Celery")
         with Celery("theirs", broker=service.valkey.url, backend=service.valkey.url) as app:
             picture = base64.b64encode((service.home / "query.jpg").read_bytes()).decode()
             found = _send(app, image_base64=picture, k=2, options={"diversity": 0.5}, filter="year>=2020")

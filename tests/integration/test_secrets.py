@@ -66,7 +66,7 @@ def test_secrets_are_nowhere_to_be_read(settings, start_role, own_valkey, tmp_pa
     (tmp_path / "photos" / "broken.jpg").write_bytes(jpeg(1)[:200])
     roles = [start_role(module, settings) for module in ROLES]
     for role in roles:
-        wait_for(lambda role=role: role.says("ready"), seconds=60, what=str(role.log))
+        wait_for(lambda role=role: role.says("ready"), what=str(role.log))
     said = [_command(settings, "submit", str(tmp_path / "photos"), "--wait")]
     (tmp_path / "list.txt").write_text(
         f"https://me:{IN_ADDRESS}@img.example/a.jpg\ns3://me:{IN_ADDRESS}@bucket/a.jpg\n"
