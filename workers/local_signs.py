@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from tempfile import gettempdir
@@ -48,4 +49,8 @@ class LocalSigns:
 
     def read(self) -> list[str]:
         """All signs that were left and not taken back, by name."""
-        return [path.read_text() for path in sorted(self._folder.glob("*.json"))]
+        signs: list[str] = []
+        for path in sorted(self._folder.glob("*.json")):
+            with suppress(FileNotFoundError):  # taken back just now
+                signs.append(path.read_text())
+        return signs

@@ -2,7 +2,7 @@
 
 import json
 import re
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
@@ -81,6 +81,12 @@ def test_prometheus_alone_reads_metrics_and_whoever_routes_to_it_the_http_api(na
     assert PODS[name]["metadata"]["annotations"]["prometheus.io/port"] == str(listening["metrics"])
     settings = yaml.safe_load((KUBERNETES / "settings.yaml").read_text())["data"]
     assert settings["VISUAL_SEARCH_METRICS_PORT"] == str(listening["metrics"])
+
+
+def test_the_example_of_an_address_for_sql_says_which_authorities_count():
+    """Else libpq looks into the home folder, which is empty there, and refuses every server."""
+    options = parse_qs(urlsplit(SECRET["VISUAL_SEARCH_DATABASE_URL"]).query)
+    assert options == {"sslmode": ["verify-full"], "sslrootcert": ["/etc/ssl/certs/ca-certificates.crt"]}
 
 
 @pytest.fixture(scope="module")
