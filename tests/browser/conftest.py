@@ -40,7 +40,7 @@ def _chromium() -> None:
 @pytest.fixture(scope="module")
 def browser(_chromium: None) -> Iterator[Browser]:
     """Ends with each module: while Playwright runs, an event loop runs in this thread, and `asyncio.run` refuses to."""
-    expect.set_options(timeout=60_000)
+    expect.set_options(timeout=120_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS)
         yield browser

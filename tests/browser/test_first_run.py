@@ -8,7 +8,7 @@ import pytest
 from pictures import jpeg
 from playwright.sync_api import expect
 from watched_page import OpenPage
-from web_service import ROLES, WebService, running_service, wait_until_ready
+from web_service import LONG, ROLES, WebService, running_service, wait_until_ready
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_the_first_picture_is_added_and_found_without_any_error(open_page: OpenP
     expect(page.locator("#no-jobs")).to_be_visible()
     expect(page.locator("#banner")).to_be_hidden()
     page.set_input_files("#upload", [{"name": "first.jpg", "mimeType": "image/jpeg", "buffer": jpeg(1)}])
-    expect(page.locator(".job .pill")).to_have_text("finished")
+    expect(page.locator(".job .pill")).to_have_text("finished", timeout=LONG)
     expect(page.locator("#collection option:checked")).to_have_text("default (1 image)")
     page.locator("[data-view=search]").click()
     expect(page.locator("#grid article")).to_have_count(1)

@@ -10,9 +10,7 @@ from pictures import jpeg
 from playwright.sync_api import Locator, Page, expect
 from servers import wait_for
 from watched_page import OpenPage, WatchedPage
-from web_service import WebService
-
-LONG = 180_000  # milliseconds that a job of real processes may take on a crowded machine
+from web_service import LONG, WebService
 
 
 def write(folder: Path, count: int, first_seed: int) -> Path:

@@ -28,7 +28,7 @@ class WatchedPage:
         self.problems: list[str] = []
         self.expected: tuple[str, ...] = ()
         self.page: Page = context.new_page()
-        self.page.set_default_timeout(60_000)  # a busy machine; nothing is asserted about time
+        self.page.set_default_timeout(120_000)  # a busy machine; nothing is asserted about time
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
         self.page.on("dialog", self._dialog)

@@ -17,6 +17,7 @@ from pipeline.indexing.selection import SourceSelection
 from storage.settings import Settings
 from visual_search.collection import ImageCollection
 
+LONG = 180_000  # milliseconds that a job of real processes may take on a crowded machine
 ROLES = ("workers.embed_worker", "workers.aggregator", "query_service.worker", "query_service.http")
 HOSTILE = (  # ids of images
     "<img src=x onerror=alert(1)>.jpg",
