@@ -151,9 +151,10 @@ class RequestQueue:
         self, script: str, *arguments: int | str | bytes, deliveries: Mapping[str, int] | None = None
     ) -> list[Taken]:
         keys = (*_STREAMS, CANCELLED)
+        asked = monotonic()  # the server's moment is between this one and the next; we may have been frozen since
         found, moment, cancelled = self._redis.eval(script, len(keys), *keys, GROUP, self._consumer, *arguments)
         self._looked_at = _in_ms(moment), monotonic()
-        return _taken(found, self._looked_at, cancelled, deliveries)
+        return _taken(found, (self._looked_at[0], asked), cancelled, deliveries)
 
     def _wait(self, block_ms: int) -> list[Taken]:
         """The first of each stream at most: others that come with it may be large, and are read next.
@@ -227,7 +228,7 @@ def _taken(
     cancelled: Sequence[bytes],
     deliveries: Mapping[str, int] | None = None,
 ) -> list[Taken]:
-    """What Redis gave; `clocks` are its own in ms and ours in seconds, both of now."""
+    """What Redis gave; `clocks` are its own in ms and ours in seconds, of one moment; ours rather too early."""
     now_ms, now = clocks
     nobody_waits = {name.decode(errors="replace") for name in cancelled}
     taken = []

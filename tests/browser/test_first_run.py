@@ -22,7 +22,8 @@ def empty_service(
         yield service
 
 
-def test_the_first_picture_is_added_and_found_without_any_error(open_page: OpenPage, empty_service: WebService) -> None:
+def test_the_first_picture_is_added_and_found_without_any_error(empty_service: WebService, open_page: OpenPage) -> None:
+    """The page is closed before the service ends: else it would tell that nobody answers."""
     page = open_page(empty_service.url).page
     page.goto(empty_service.url)
     expect(page.locator("#nothing")).to_contain_text("Nothing is indexed yet")

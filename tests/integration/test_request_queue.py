@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
 from redis.exceptions import OutOfMemoryError
 from search_entries import reply, request, submit
-from servers import wait_for
+from servers import ROOT, wait_for
 
 from query_service import taken_requests
 from query_service.request_queue import (
@@ -173,6 +175,50 @@ def test_the_deadline_also_counts_while_a_worker_that_waited_was_frozen(client: 
     queued, left = map(float, out.split())
     assert queued >= 0.2
     assert left < 0
+
+
+_ASKING = """
+import sys, time
+from query_service.taken_requests import RequestQueue
+from search_entries import request, submit
+from workers.servers import connect_url
+
+queue = RequestQueue(connect_url(sys.argv[1]), "frozen", 4)
+queue.read(1)
+with connect_url(sys.argv[1]) as other:
+    submit(other, request(timeout_seconds=60.0))
+print("submitted", flush=True)
+input()
+begun = time.monotonic()
+[taken] = queue.read(1)
+print(taken.ends_at - begun)
+"""
+
+
+def test_the_deadline_also_counts_while_a_worker_was_frozen_over_the_reply(client: Redis, redis_url: str) -> None:
+    """As the server would be slow to come to it, it is told to wait until the worker is stopped."""
+    folders = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    with subprocess.Popen(
+        [sys.executable, "-c", _ASKING, redis_url],
+        env={**os.environ, "PYTHONPATH": folders},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as asking:
+        assert asking.stdout is not None
+        assert asking.stdout.readline() == "submitted\n"
+        client.execute_command("CLIENT PAUSE", 60_000, "WRITE")
+        try:
+            asking.stdin.write("go\n")  # type: ignore[union-attr]
+            asking.stdin.flush()  # type: ignore[union-attr]
+            wait_for(lambda: [one["cmd"] for one in client.client_list() if "b" in one["flags"]] == ["eval"])
+            asking.send_signal(signal.SIGSTOP)
+        finally:
+            client.execute_command("CLIENT UNPAUSE")
+        time.sleep(0.5)
+        asking.send_signal(signal.SIGCONT)
+        out, _ = asking.communicate(timeout=60)
+    assert float(out) <= 60.0, "it was submitted before the worker began to read"
 
 
 def test_a_cancelled_search_is_seen_as_such_and_forgotten_with_it(client: Redis, queue: RequestQueue) -> None:
