@@ -131,6 +131,9 @@ def test_waiting_for_a_job_with_nothing_to_do_ends_well(run: Run, photos: Path) 
     code, output, error = run("submit", str(photos), "--wait", "--json")
     assert (code, error) == (0, "")
     assert json.loads(output)["counts"]["unchanged"] == 6
+    code, output, error = run("jobs", "retry-failed")
+    assert (code, output) == (0, "0 jobs\n")
+    assert "nothing to try again" in error
 
 
 @pytest.mark.parametrize(

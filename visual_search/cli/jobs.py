@@ -69,4 +69,9 @@ def retry_failed(
 ) -> None:
     """Queue failed images again, as one job; one whose file is gone stays failed, until `images delete` forgets it."""
     with JobClient(settings_from(config, data_dir), create=False) as jobs:
-        print_jobs(list(jobs.retry_failed(job, collection=collection)), as_json=as_json)
+        queued = list(jobs.retry_failed(job, collection=collection))
+    print_jobs(queued, as_json=as_json)
+    if not queued and not as_json:
+        error_console().print(
+            "[yellow]notice:[/] nothing to try again; folders and links are looked at by a new submit"
+        )
