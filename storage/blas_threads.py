@@ -1,4 +1,4 @@
-"""How many threads numpy's BLAS works on, and turning its own threads off while rows are shared out among ours.
+"""What numpy's BLAS is: how many threads it works on, and turning them off while rows are shared out among ours.
 
 OpenBLAS lets its threads wait for each other at every product, spinning: on a machine that does something else
 too, small products then take ten times as long. Knows neither rows nor queries.
@@ -16,26 +16,24 @@ from typing import Any
 from storage.cores import usable_cores
 
 _MODULES = ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath")  # since numpy 2, and before
-_NAMES = (
-    "scipy_openblas_{}_num_threads64_",  # numpy's own wheels
-    "scipy_openblas_{}_num_threads",
-    "openblas_{}_num_threads64_",
-    "openblas_{}_num_threads",
-)
+_NAMES = ("scipy_openblas_{}64_", "scipy_openblas_{}", "openblas_{}64_", "openblas_{}")  # numpy's own wheels first
+_WITH_SMALL_KERNELS = ("SkylakeX", "Cooperlake", "SapphireRapids")  # the processors' kernels that use AVX-512
 
 
 class BlasThreads:
     """The threads of numpy's BLAS, a setting of the whole process; where it cannot be set, ours stay one.
 
     `share` is how many threads a search may use: what OMP_NUM_THREADS (or OPENBLAS_NUM_THREADS) allows, else all
-    cores of this process.
+    cores of this process. `fast_small_products`: whether a product of at most a million multiplications is made by
+    kernels of its own, which read both matrices where they lie.
     """
 
     def __init__(self) -> None:
-        self._get, self._set = _functions()
+        self._get, self._set = _function("get_num_threads"), _function("set_num_threads")
         self._lock = threading.Lock()
         self._users = 0
         self._before = 1
+        self.fast_small_products = _core_name() in _WITH_SMALL_KERNELS
         self.share: int = 1 if self._get is None else min(int(self._get()), usable_cores())
 
     @contextmanager
@@ -58,18 +56,25 @@ class BlasThreads:
                     self._set(self._before)
 
 
-def _functions() -> tuple[Any, Any]:
+def _function(name: str) -> Any:
     """OpenBLAS's own, found through the module of numpy that is linked with it; None where there is none."""
-    found = [spec for name in _MODULES if (spec := _spec(name)) is not None and spec.origin]
-    if found:
-        try:
-            library = ctypes.CDLL(str(found[0].origin))
-        except OSError:
-            return None, None
-        for name in _NAMES:
-            if hasattr(library, name.format("get")) and hasattr(library, name.format("set")):
-                return getattr(library, name.format("get")), getattr(library, name.format("set"))
-    return None, None
+    found = [spec for module in _MODULES if (spec := _spec(module)) is not None and spec.origin]
+    if not found:
+        return None
+    try:
+        library = ctypes.CDLL(str(found[0].origin))
+    except OSError:
+        return None
+    return next((getattr(library, full) for form in _NAMES if hasattr(library, full := form.format(name))), None)
+
+
+def _core_name() -> str:
+    """Which processor OpenBLAS computes for, as it says."""
+    ask = _function("get_corename")
+    if ask is None:
+        return ""
+    ask.restype = ctypes.c_char_p
+    return (ask() or b"").decode()
 
 
 def _spec(name: str) -> Any:

@@ -22,6 +22,9 @@ SMALLEST_BLOCK_ROWS = 1024
 SHARED_NUMBERS = 2_000_000  # in all rows (8 MB): fewer are done before another thread has started
 _BLOCKS_EACH = 4  # for each thread at least: who is done early takes another
 _BLOCK_PRODUCTS = 262_144  # 1 MiB of them stays in the processor's cache until the largest are picked
+_SMALL_PRODUCT = 1_000_000  # multiplications: up to here OpenBLAS has kernels that need no copy of what they read
+_LEAST_PIECE_ROWS = 8  # with fewer the calls cost more than those kernels save
+_GROUPS = 4  # for each wanted candidate: their maxima tell where the first cut can be made
 _PENDING = 4  # how many times the wanted candidates are collected before the cut is made anew
 _MOST_PRODUCT = 8.0  # more than any product of vectors of about unit length
 
@@ -61,7 +64,7 @@ def nearest_by_product(blocks: Blocks, queries: Vectors, wanted: int) -> tuple[V
         buffer = np.empty((largest, len(queries)), dtype=np.float32)
         with np.errstate(all="ignore"):
             for first, stop in cuts:
-                best.add(first, np.matmul(blocks.rows(first, stop), transposed, out=buffer[: stop - first]))
+                best.add(first, _product(blocks.rows(first, stop), transposed, buffer[: stop - first]))
         return best
 
     with blas_threads().one_each():
@@ -85,6 +88,20 @@ def shared_out(
         return [work(left), *(one.result() for one in running)]
 
 
+def _product(rows: Vectors, transposed: Vectors, out: Vectors) -> Vectors:
+    """The (r, n) inner products of (r, d) rows with (d, n) queries, written to `out`.
+
+    Where that is faster, many small products are made instead of one, in a single call of numpy.
+    """
+    piece = _SMALL_PRODUCT // transposed.size
+    whole = len(rows) // piece * piece if blas_threads().fast_small_products and piece >= _LEAST_PIECE_ROWS else 0
+    if whole:
+        pieces = rows[:whole].reshape(-1, piece, rows.shape[1])
+        np.matmul(pieces, transposed, out=out[:whole].reshape(-1, piece, out.shape[1]))
+    np.matmul(rows[whole:], transposed, out=out[whole:])
+    return out
+
+
 class _Best:
     """The largest products seen so far: candidates in one flat list, cut back to the wanted ones now and then."""
 
@@ -99,9 +116,8 @@ class _Best:
     def add(self, first: int, products: Vectors) -> None:
         """Look at (r, n) products of the rows from `first` on."""
         if not self._owners and len(products) > self._wanted:
-            owners, rows = self._of_first_block(products)
-        else:
-            rows, owners = np.divmod(np.flatnonzero(products > self._cut), self._queries)
+            self._cut = _first_cut(products, self._wanted)
+        rows, owners = np.divmod(np.flatnonzero(products > self._cut), self._queries)  # NaN is above nothing
         if len(rows):
             self._owners.append(owners)
             self._rows.append(rows + first)
@@ -122,19 +138,10 @@ class _Best:
         shape = self._queries, self._wanted
         return self._products[0].reshape(shape), self._rows[0].reshape(shape)
 
-    def _of_first_block(self, products: Vectors) -> tuple[Positions, Positions]:
-        """Every row of the first block is a candidate; all but the wanted ones are left out at once."""
-        falling = np.ascontiguousarray(-products.T)  # NaN is last in any order
-        rows = np.argpartition(falling, self._wanted - 1, axis=1)[:, : self._wanted]
-        last = -np.take_along_axis(falling, rows[:, -1:], axis=1).ravel()
-        self._cut = np.where(np.isnan(last), -np.inf, last)
-        return np.repeat(np.arange(self._queries), self._wanted), rows.ravel()
-
     def _cut_back(self) -> None:
         owners, rows = np.concatenate(self._owners), np.concatenate(self._rows)
         products = np.concatenate(self._products)
         order = np.argsort(owners * (2 * _MOST_PRODUCT) - products)  # float64 holds both to the last bit
-        order = order[: len(order) - int(np.isnan(products).sum())]
         starts = np.searchsorted(owners[order], np.arange(self._queries + 1))
         ranks = np.arange(len(order)) - starts[owners[order]]
         order, ranks = order[ranks < self._wanted], ranks[ranks < self._wanted]
@@ -142,3 +149,17 @@ class _Best:
         self._cut[owners[last]] = products[last]
         self._owners, self._rows, self._products = [owners[order]], [rows[order]], [products[order]]
         self._pending = 0
+
+
+def _first_cut(products: Vectors, wanted: int) -> Vectors:
+    """For (r, n) products, (n,): what as many as are wanted are above.
+
+    So many groups of rows have a largest product that is not below the cut: no sorting of all products is needed.
+    """
+    groups = min(len(products), _GROUPS * wanted)
+    whole = products[: len(products) // groups * groups]
+    largest = np.fmax.reduce(whole.reshape(-1, groups, products.shape[1]), axis=0)
+    largest[np.isnan(largest)] = -np.inf
+    cut = np.partition(np.ascontiguousarray(largest.T), groups - wanted, axis=1)[:, groups - wanted]
+    below: Vectors = np.nextafter(cut, np.float32(-np.inf))
+    return below
