@@ -33,10 +33,13 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Blocks:
-    """The rows from `first` to `stop` for each of the cuts; a row with a NaN in it is no candidate."""
+    """What is cut into blocks, and `products(first, stop, transposed, out)`: of one block's rows with (d, n) queries.
+
+    It writes (stop - first, n) numbers. A product that is NaN belongs to no candidate.
+    """
 
     cuts: Sequence[tuple[int, int]]
-    rows: Callable[[int, int], Vectors]
+    products: Callable[[int, int, Vectors, Vectors], object]
 
 
 @cache
@@ -64,7 +67,8 @@ def nearest_by_product(blocks: Blocks, queries: Vectors, wanted: int) -> tuple[V
         buffer = np.empty((largest, len(queries)), dtype=np.float32)
         with np.errstate(all="ignore"):
             for first, stop in cuts:
-                best.add(first, _product(blocks.rows(first, stop), transposed, buffer[: stop - first]))
+                blocks.products(first, stop, transposed, buffer[: stop - first])
+                best.add(first, buffer[: stop - first])
         return best
 
     with blas_threads().one_each():
@@ -88,7 +92,7 @@ def shared_out(
         return [work(left), *(one.result() for one in running)]
 
 
-def _product(rows: Vectors, transposed: Vectors, out: Vectors) -> Vectors:
+def multiply(rows: Vectors, transposed: Vectors, out: Vectors) -> None:
     """The (r, n) inner products of (r, d) rows with (d, n) queries, written to `out`.
 
     Where that is faster, many small products are made instead of one, in a single call of numpy.
@@ -99,7 +103,6 @@ def _product(rows: Vectors, transposed: Vectors, out: Vectors) -> Vectors:
         pieces = rows[:whole].reshape(-1, piece, rows.shape[1])
         np.matmul(pieces, transposed, out=out[:whole].reshape(-1, piece, out.shape[1]))
     np.matmul(rows[whole:], transposed, out=out[whole:])
-    return out
 
 
 class _Best:

@@ -6,13 +6,14 @@ FAISS), so they only choose candidates; what is answered is computed here. Knows
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from storage.block_search import Blocks, block_rows, nearest_by_product
+from storage.block_search import Blocks, block_rows, multiply, nearest_by_product
 from storage.vector_checks import Positions, Vectors
 
 Distances = np.ndarray[Any, np.dtype[np.float64]]
@@ -21,7 +22,8 @@ MARGIN = 16  # candidates fetched above k, so that a near tie at the cut seldom 
 GROWTH = 4  # how many times more are fetched when the tie at the cut goes on
 MAX_FETCHED = 4_000_000  # candidates held at once for a batch (about 50 MB)
 MAX_QUERIES = 2048  # at once: 8 MiB of products for each thread
-GATHER_ROWS = 4096  # up to here one filtered query copies its rows (8 MiB at 512-d): faster than a selector
+WIDE_FILTER = 0.5  # of all rows: from here on one query asks a bitmap row by row, below it goes through a list
+GATHERED_ROWS = 1024  # copied at once for a batch (2 MiB at 512-d): they stay in the processor's cache
 BLOCK_ROWS = 256  # 512-d rows worked on at once: 1 MiB of float64 stays in the processor's cache
 
 
@@ -40,7 +42,9 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def take(self, positions: Positions) -> Vectors: ...
+    def take(self, positions: Positions, out: Vectors | None = None) -> Vectors: ...
+
+    def products(self, positions: Positions, query: Vectors) -> Vectors: ...
 
     def cuts(self, most: int) -> list[tuple[int, int]]: ...
 
@@ -138,22 +142,45 @@ def _cut(
 
 def _fetch(space: SearchSpace, queries: Vectors, wanted: int) -> tuple[Vectors, Positions]:
     """The (n, wanted) nearest candidates: roughly their distances, and their row numbers."""
-    if space.allowed is not None and len(queries) == 1 and space.size > GATHER_ROWS:
-        return space.rows.nearest_among(space.allowed, queries, wanted)
+    rows, allowed = space.rows, space.allowed
     most = block_rows(len(queries), space.size)
-    if space.allowed is None:
-        blocks = Blocks(space.rows.cuts(most), space.rows.view)
+    if allowed is None:
+        blocks = Blocks(rows.cuts(most), lambda first, stop, *given: multiply(rows.view(first, stop), *given))
         products, positions = nearest_by_product(blocks, queries, wanted)
+        return _distances(queries, products), positions
+    if len(queries) > 1:
+        blocks = _gathered(rows, allowed, min(most, GATHERED_ROWS))
+    elif len(allowed) < WIDE_FILTER * len(rows):
+        blocks = _listed(rows, allowed, most)
     else:
-        products, places = nearest_by_product(_gathered(space.rows, space.allowed, most), queries, wanted)
-        positions = space.allowed[places]
-    return _distances(queries, products), positions
+        return rows.nearest_among(allowed, queries, wanted)
+    products, places = nearest_by_product(blocks, queries, wanted)
+    return _distances(queries, products), allowed[places]
 
 
 def _gathered(rows: Rows, allowed: Positions, most: int) -> Blocks:
     """Copies of the allowed rows, block by block: for a batch faster than testing every row."""
-    cuts = [(start, min(start + most, len(allowed))) for start in range(0, len(allowed), most)]
-    return Blocks(cuts, lambda first, stop: rows.take(allowed[first:stop]))
+    own = threading.local()  # memory that each thread uses again: new memory costs as much as the copying
+
+    def products(first: int, stop: int, transposed: Vectors, out: Vectors) -> None:
+        if not hasattr(own, "copies"):
+            own.copies = np.empty((most, len(transposed)), dtype=np.float32)
+        multiply(rows.take(allowed[first:stop], own.copies[: stop - first]), transposed, out)
+
+    return Blocks(_cuts(len(allowed), most), products)
+
+
+def _listed(rows: Rows, allowed: Positions, most: int) -> Blocks:
+    """The allowed rows where they are, for one query."""
+
+    def products(first: int, stop: int, transposed: Vectors, out: Vectors) -> None:
+        out[:, 0] = rows.products(allowed[first:stop], transposed[:, 0])
+
+    return Blocks(_cuts(len(allowed), most), products)
+
+
+def _cuts(count: int, most: int) -> list[tuple[int, int]]:
+    return [(start, min(start + most, count)) for start in range(0, count, most)]
 
 
 def _distances(queries: Vectors, products: Vectors) -> Vectors:

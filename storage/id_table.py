@@ -68,17 +68,17 @@ class IdTable:
         texts = [_encoded(image_id) for image_id in image_ids]
         found = np.full(len(texts), -1, dtype=np.int64)
         hashes = _hashes(texts)
-        places = np.searchsorted(self._hashes, hashes)
+        order = np.argsort(hashes)  # so that neighbours are looked for one after the other
+        places = np.empty(len(texts), dtype=np.int64)
+        places[order] = np.searchsorted(self._hashes, hashes[order])
         asked = np.arange(len(texts))
         while len(asked):  # a second round only for ids whose hashes are the same
             inside = asked[places[asked] < len(self)]
             asked = inside[self._hashes[places[inside]] == hashes[inside]]
             rows = self._rows[places[asked]].astype(np.int64)
-            same = np.fromiter(
-                (self._text_of(row) == texts[ask] for row, ask in zip(rows.tolist(), asked.tolist(), strict=True)),
-                dtype=bool,
-                count=len(asked),
-            )
+            starts, ends = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
+            pairs = zip(starts, ends, asked.tolist(), strict=True)
+            same = np.array([self._text[start:end].tobytes() == texts[ask] for start, end, ask in pairs], dtype=bool)
             found[asked[same]] = rows[same]
             asked = asked[~same]
             places[asked] += 1

@@ -10,6 +10,9 @@ import numpy as np
 from storage.id_table import IdTable
 from storage.vector_checks import Positions
 
+_FEW = 0.001  # of all rows: so few are sorted faster than all rows are marked
+_WIDE = 0.4  # of all rows: from here on it is faster to ask a set for each row's id than a table for each id
+
 
 class RowIds:
     """Ids by row and rows by id. Rows below `base` are those of the table (None: there are none).
@@ -49,13 +52,25 @@ class RowIds:
     def find(self, image_ids: Iterable[str]) -> Positions:
         """The row of each id, (n,); -1 for one that has none."""
         ids = image_ids if isinstance(image_ids, list) else list(image_ids)
-        rows = np.fromiter(map(self._row_of.get, ids, repeat(-1)), np.int64, len(ids))
+        found = list(map(self._row_of.get, ids, repeat(-1)))  # numbers are not looked at yet: memory is waited for less
+        rows = np.fromiter(found, np.int64, len(ids))
         if self._table is not None and self.base:
             # whatever is no string has no row
             left = [place for place in np.flatnonzero(rows < 0).tolist() if isinstance(ids[place], str)]
-            found = self._table.find([ids[place] for place in left])
-            rows[left] = np.where(self._gone[found], -1, found)
+            places = self._table.find([ids[place] for place in left])
+            rows[left] = np.where(self._gone[places], -1, places)
         return rows
+
+    def rows_of(self, image_ids: Iterable[str]) -> Positions:
+        """The rows of those that have one, rising."""
+        if not self.base and isinstance(image_ids, (set, frozenset)) and len(image_ids) > _WIDE * self.rows:
+            return np.flatnonzero(np.fromiter(map(image_ids.__contains__, self._tail), bool, self.rows))
+        rows = self.find(image_ids)
+        if len(rows) < _FEW * self.rows:
+            return np.unique(rows[rows >= 0])
+        here = np.zeros(self.rows, dtype=bool)
+        here[rows[rows >= 0]] = True
+        return np.flatnonzero(here)
 
     def live(self) -> Positions:
         """The rows that are no holes, rising."""

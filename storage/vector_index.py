@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from storage.errors import DuplicateImageId, IndexFileError, UnknownImageId, VectorIndexError
-from storage.exact_search import GATHER_ROWS, Hit, SearchSpace, exact_search
+from storage.exact_search import Hit, SearchSpace, exact_search
 from storage.index_files import IndexContents, write_index_folder
 from storage.mapped_vectors import LiveVectors, MappedVectors, nothing_to_check
 from storage.records import ModelIdentity
@@ -36,6 +36,7 @@ from storage.vector_checks import (
 
 __all__ = ["Hit", "VectorIndex"]
 
+MOST_SKIPPED = 4096  # excluded rows that a search skips after it has fetched them; more are left out before
 COMPACT_HOLES = 4096  # so many are never worth the copying (8 MiB at 512-d)
 _COPY_ROWS = 16_384  # at a time, while compacting
 
@@ -277,19 +278,12 @@ class VectorIndex:
         self._rows, self._ids = rows, ids
 
     def _space(self, only: Collection[str] | None, exclude: Collection[str]) -> SearchSpace:
-        allowed, dropped = None, self._known_rows(exclude, "the ids to exclude")
-        if only is not None or len(dropped) > GATHER_ROWS:
-            rows = self._ids.live() if only is None else self._known_rows(only, "the ids to search among")
+        allowed, dropped = None, self._rows_of(exclude, "the ids to exclude")
+        if only is not None or len(dropped) > MOST_SKIPPED:
+            rows = self._ids.live() if only is None else self._rows_of(only, "the ids to search among")
             allowed = np.setdiff1d(rows, dropped, assume_unique=True) if len(dropped) else rows
             dropped = dropped[:0]
         return SearchSpace(self._rows, self._ids.id_at, self._ids.live, len(self._ids), allowed, dropped)
 
-    def _known_rows(self, image_ids: Collection[str], name: str) -> Positions:
-        """The rows of those that are there, rising."""
-        positions = self._ids.find(check_id_collection(image_ids, name))
-        positions = positions[positions >= 0]
-        if len(positions) <= GATHER_ROWS:
-            return np.unique(positions)
-        here = np.zeros(self._ids.rows, dtype=bool)  # faster than to sort many
-        here[positions] = True
-        return np.flatnonzero(here)
+    def _rows_of(self, image_ids: Collection[str], name: str) -> Positions:
+        return self._ids.rows_of(check_id_collection(image_ids, name))

@@ -151,7 +151,8 @@ class Pair:
 def test_random_operations_agree_with_a_brute_force(
     draw: Any, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exact_search, "GATHER_ROWS", 40)  # and single queries both ways of filtering
+    monkeypatch.setattr(exact_search, "GATHERED_ROWS", 40)
+    monkeypatch.setattr(vector_index, "MOST_SKIPPED", 10)
     monkeypatch.setattr(vector_index, "COMPACT_HOLES", 20)
     monkeypatch.setattr(row_store, "_SELECT_ROWS", 24)
     monkeypatch.setattr(block_search, "SMALLEST_BLOCK_ROWS", 16)  # and even small indexes have many blocks,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from made_vectors import DIMENSION, SEED, axis, index_of, unit_vectors
 
-from storage import exact_search
+from storage import exact_search, vector_index
 from storage.vector_index import Hit, VectorIndex
 
 
@@ -39,7 +39,7 @@ def test_only_and_exclude_ignore_ids_that_are_not_there() -> None:
 
 
 def test_every_way_of_filtering_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gathered rows (one block or several), a bitmap and many excluded ids answer as a plain ranking."""
+    """Gathered rows (one block or several), a bitmap, a list and many excluded ids answer as a plain ranking."""
     index = index_of(600)
     queries = unit_vectors(5, seed=3)
     chosen = [f"i{number:04d}" for number in range(0, 600, 2)]
@@ -48,10 +48,21 @@ def test_every_way_of_filtering_finds_the_same(monkeypatch: pytest.MonkeyPatch) 
     assert index.search_many(queries, 7, only=chosen) == wanted
     assert [index.search(query, 7, only=chosen) for query in queries] == wanted
     assert [index.search(query, 7, exclude=others) for query in queries] == wanted
-    monkeypatch.setattr(exact_search, "GATHER_ROWS", 10)  # smaller limits take the paths of large collections
+    monkeypatch.setattr(exact_search, "WIDE_FILTER", 0.9)  # other limits take the paths of other collections
+    monkeypatch.setattr(exact_search, "GATHERED_ROWS", 70)
+    monkeypatch.setattr(vector_index, "MOST_SKIPPED", 10)
     assert index.search_many(queries, 7, only=chosen) == wanted
     assert [index.search(query, 7, only=chosen) for query in queries] == wanted
     assert [index.search(query, 7, exclude=others) for query in queries] == wanted
+
+
+@pytest.mark.parametrize("share", [0.0005, 0.1, 0.7])
+@pytest.mark.parametrize("kind", [set, frozenset, list, dict.fromkeys])
+def test_ids_to_search_among_are_found_however_many_they_are(share: float, kind: Any) -> None:
+    index = index_of(3000)
+    chosen = [f"i{number:04d}" for number in np.random.default_rng(5).permutation(3000)[: 1 + int(share * 3000)]]
+    hits = index.search(axis(0), 3000, only=kind([*chosen, "nobody"]))
+    assert sorted(hit.image_id for hit in hits) == sorted(chosen)
 
 
 def test_ties_are_ordered_by_id_also_at_the_cut_whatever_the_insertion_order() -> None:
