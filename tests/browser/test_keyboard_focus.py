@@ -9,17 +9,16 @@ from playwright.sync_api import Page, expect
 from watched_page import WatchedPage
 
 ASKED = "?p=i1:photos/000.jpg"
-_RING = 2  # pixels from the card's edge to the middle of its focus ring, inside the offset of 4 and the width of 2
 _LIES_OVER = """card => { const box = card.getBoundingClientRect();
   return [document.querySelector(".top").getBoundingClientRect().bottom <= box.top,
           document.querySelector("#provenance").getBoundingClientRect().top >= box.bottom]; }"""
 
 
-def colours_left_of(page: Page, selector: str) -> set[tuple[int, ...]]:
-    """The colours of the eight pixels before the middle of an element's left edge."""
+def colours_left_of(page: Page, selector: str, width: int = 8) -> set[tuple[int, ...]]:
+    """The colours of so many pixels before the middle of an element's left edge."""
     box = page.locator(selector).bounding_box()
     assert box is not None
-    clip = {"x": box["x"] - 8, "y": box["y"] + box["height"] / 2, "width": 8, "height": 1}
+    clip = {"x": box["x"] - width, "y": box["y"] + box["height"] / 2, "width": width, "height": 1}
     with Image.open(io.BytesIO(page.screenshot(clip=clip, animations="disabled"))) as strip:  # type: ignore[arg-type]
         pixels = strip.convert("RGB")
         return {pixels.getpixel((x, 0)) for x in range(pixels.width)}  # type: ignore[misc]
@@ -33,6 +32,13 @@ def test_the_ring_of_a_focused_result_is_seen_all_around(watched: WatchedPage) -
     page.locator("#grid article").nth(1).focus()
     page.keyboard.press("ArrowLeft")
     assert (79, 70, 229) in colours_left_of(page, "#grid article:focus")
+
+
+def test_the_ring_of_a_filter_is_seen_at_its_left_too(watched: WatchedPage) -> None:
+    page = watched.open(ASKED)
+    watched.shows_other_than([])
+    page.get_by_label("year at least").focus()
+    assert (79, 70, 229) in colours_left_of(page, "#filters input:focus", 4)
 
 
 def test_neither_the_top_nor_the_line_at_the_bottom_covers_what_has_the_focus(watched: WatchedPage) -> None:
