@@ -158,14 +158,15 @@ def held_until(catalog: Catalog) -> datetime:
 
 
 @contextmanager
-def running(one: Scheduler, begun: threading.Event) -> Iterator[None]:
-    """The block runs while this beat is in the middle of an action."""
+def running(one: Scheduler, begun: threading.Event, go_on: threading.Event) -> Iterator[None]:
+    """The block runs while this beat is in the middle of an action, which waits for its end."""
     thread = threading.Thread(target=one.tick)
     thread.start()
     try:
         assert begun.wait(60)
         yield
     finally:
+        go_on.set()
         thread.join(60)
         assert not thread.is_alive()
 
@@ -179,18 +180,18 @@ def test_an_action_of_any_length_is_run_by_one_beat(
 
     def act(_: Schedule) -> None:
         begun.set()
-        go_on.wait(60)
+        assert go_on.wait(600)
         runs.append("long")
 
     clock.at(12, 0)
     others = [beat("second"), beat("third")]
-    with running(Scheduler(catalog, [HOURLY], act, name="long"), begun):
+    with running(Scheduler(catalog, [HOURLY], act, name="long"), begun, go_on):
         for minute in range(1, 46):
             clock.at(12, minute)
             wait_for(lambda: held_until(catalog) >= clock.now + timedelta(seconds=schedules.RUN_SECONDS - 1))
             for one in others:
                 one.tick()
-        go_on.set()
+        assert runs == []
     for minute in range(45, 60):
         clock.at(12, minute, 59)
         for one in [*others, beat("new")]:
