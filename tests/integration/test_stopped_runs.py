@@ -2,10 +2,12 @@
 
 import os
 import signal
+import subprocess
 
 import pytest
 from pictures import write_photos
-from servers import wait_for
+from servers import ROOT, RoleProcess, environment_of, wait_for
+from slow_reading import SLOWLY
 
 from storage.catalog import Catalog
 from storage.settings import Settings
@@ -24,12 +26,17 @@ def _jobs(settings):
 
 
 @pytest.fixture
-def under_way(start_role, settings, tmp_path):
-    """A run of `index` that has begun."""
+def under_way(settings, tmp_path):
+    """A run of `index` that has begun, and that a slow disk keeps at work for long enough."""
     write_photos(tmp_path / "photos", 300)
-    process = start_role("visual_search", settings, "index", str(tmp_path / "photos"))
+    log = tmp_path / "index.log"
+    command = [*SLOWLY, "index", str(tmp_path / "photos")]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment_of(settings), stdout=output, stderr=output)
+    run = RoleProcess(process, log)
     wait_for(lambda: settings.catalog_path.exists() and _jobs(settings), what="the run to begin")
-    return process
+    yield run
+    run.stop(signal.SIGKILL)
 
 
 def test_sigterm_ends_a_run_as_ctrl_c_does(under_way, settings):
