@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from threading import Event, Thread
-from time import monotonic, sleep
+from time import monotonic
 
 from query_service.answering import Answering, Served
 from query_service.errors import CollectionLoading, DeadlineExceeded, RemoteFailure
@@ -27,8 +27,6 @@ _TAKE_OVER_SECONDS = 1.0
 _RENEW_SECONDS = 0.7  # several times within the time after which others take over
 _FORGET_SECONDS = 30.0
 _MAX_PAUSE_SECONDS = 2.0
-_GATHER_PART = 0.1  # of the time that the batch before took: so long at most the first ones wait for others
-_GATHER_SECONDS = 0.001  # between two looks; one that finds nobody is the last
 
 Progress = Callable[[int, str], None]  # so many more searches were answered, and what is done now ("": it waits)
 
@@ -47,7 +45,6 @@ class QueryWorker:
         self._progress = progress
         self._aside = SetAside()
         self._held: Sequence[Taken] = ()  # being answered now, or set aside; the renewing thread reads it
-        self._batch_size, self._batch_seconds = 0, 0.0  # of the last one
         self._looked = self._forgot = monotonic()
 
     def run(self, stop: Event) -> None:
@@ -82,28 +79,12 @@ class QueryWorker:
         if monotonic() - self._forgot >= _FORGET_SECONDS:
             self._queue.forget_dead_consumers()
             self._forgot = monotonic()
-        taken = taken or self._read()
+        taken = taken or self._queue.read(_BLOCK_MS)
         self._held = [*self._aside.taken, *taken]
         try:
             self._work(taken)
         finally:
             self._held = self._aside.taken
-
-    def _read(self) -> list[Taken]:
-        """What waits, and what comes within a moment: whoever was just answered often asks again at once.
-
-        A few take nearly as long as all of them, so that those who are first gain by waiting for the others.
-        """
-        taken = self._queue.read(_BLOCK_MS)
-        longest = _GATHER_PART * self._batch_seconds
-        end = monotonic() + longest
-        while 0 < len(taken) < self._batch_size:
-            sleep(min(_GATHER_SECONDS, longest))
-            more = self._queue.read_more(taken)
-            taken += more
-            if not more or monotonic() >= end:
-                break
-        return taken
 
     def _work(self, taken: Sequence[Taken]) -> None:
         loading = self._served.loading()  # asked first: what is loaded after that is served, and never unknown
@@ -139,12 +120,10 @@ class QueryWorker:
     ) -> None:
         """Answer what is open, and send it with what is settled already."""
         self._progress(0, f"answering {len(open_ones)} searches")
-        started = monotonic()
         ends = {one.request_id: one.ends_at for one, _ in open_ones}
         replies = self._answering.answer(
             [request for _, request in open_ones], served, lambda request_id: monotonic() < ends[request_id]
         )
-        self._batch_size, self._batch_seconds = len(open_ones), monotonic() - started
         pairs = zip(open_ones, replies, strict=True)
         self._queue.settle([*settled, *((one, answered(reply, one)) for (one, _), reply in pairs)])
         count_batch([one for one, _ in open_ones], replies)

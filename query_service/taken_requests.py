@@ -70,11 +70,12 @@ class RequestQueue:
 
     def read(self, block_ms: int) -> list[Taken]:
         """New searches, highest priority first; waits so long for the first one when there is none."""
-        return self._with_groups(lambda: self._waiting([]) or self._wait(block_ms))
+        kept = max(1, self._batch // _KEPT_PART) if self._batch > len(_STREAMS) else 0
 
-    def read_more(self, taken: Sequence[Taken]) -> list[Taken]:
-        """What waits now, as far as one batch holds it beside what was taken already."""
-        return self._with_groups(lambda: self._waiting(taken))
+        def read() -> list[Taken]:
+            return self._collected(READ_SCRIPT, self._batch, kept, _BATCH_BYTES) or self._wait(block_ms)
+
+        return self._with_groups(read)
 
     def take_over(self) -> list[Taken]:
         """Searches that their worker has left, as a rule because it died; [] when there are none.
@@ -145,11 +146,6 @@ class RequestQueue:
                     raise
                 self._make_groups()
                 return []
-
-    def _waiting(self, taken: Sequence[Taken]) -> list[Taken]:
-        left, left_bytes = self._batch - len(taken), _BATCH_BYTES - sum(len(one.message) for one in taken)
-        kept = max(1, left // _KEPT_PART) if left > len(_STREAMS) else 0
-        return self._collected(READ_SCRIPT, left, kept, left_bytes)
 
     def _collected(
         self, script: str, *arguments: int | str | bytes, deliveries: Mapping[str, int] | None = None

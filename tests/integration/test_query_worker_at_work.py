@@ -113,30 +113,6 @@ def test_progress_says_what_is_done_and_counts_it(client: Redis, progress: list[
 
 
 @pytest.mark.usefixtures("progress")
-def test_the_first_after_a_batch_waits_a_moment_for_others_and_is_answered_with_them(
-    client: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second, three = request(), request(), [request() for _ in range(3)]
-    waiting = [second]
-    read_more = RequestQueue.read_more
-
-    def joined(queue: RequestQueue, taken: Sequence[Any]) -> list[Any]:
-        if first.request_id in [one.request_id for one in taken] and waiting:
-            submit(client, waiting.pop())
-        return read_more(queue, taken)
-
-    monkeypatch.setattr(RequestQueue, "read_more", joined)
-    with client.pipeline(transaction=True) as together:  # so that the worker sees all three at once
-        for one in three:
-            submit(together, one)
-        together.execute()
-    assert all(reply(client, one.request_id).answer for one in three)
-    submit(client, first)
-    answers = [reply(client, one.request_id).answer for one in (first, second)]
-    assert [answer.provenance.batch_size for answer in answers if answer] == [2, 2]
-
-
-@pytest.mark.usefixtures("progress")
 def test_ten_times_too_many_searches_are_refused_at_once_or_answered(
     settings: Settings, client: Redis, may_answer: threading.Event
 ) -> None:

@@ -58,19 +58,6 @@ def test_what_waits_is_taken_at_once_highest_priority_first_and_no_more_than_a_b
     assert three.read(1) == []
 
 
-def test_a_batch_is_filled_up_with_what_comes_meanwhile_and_not_beyond(client: Redis, queue: RequestQueue) -> None:
-    sent = [request() for _ in range(6)]
-    submit(client, sent[0])
-    taken = queue.read(1)
-    assert queue.read_more(taken) == []
-    for one in sent[1:]:
-        submit(client, one)
-    taken += queue.read_more(taken)
-    assert [one.request_id for one in taken] == [one.request_id for one in sent[:4]]
-    assert queue.read_more(taken) == []
-    assert [one.request_id for one in queue.read(1)] == [one.request_id for one in sent[4:]]
-
-
 def test_high_priorities_that_fill_every_batch_leave_a_part_of_it_to_the_lower_ones(
     client: Redis, queue: RequestQueue
 ) -> None:
