@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 
-PAGE = 1024  # changes, as `storage.catalog.feed` reads them
+PAGE = 1024  # changes, as `storage.catalog.vectors.feed` reads them
 Row = tuple[str, int, bytes, bytes]  # image id, sequence number, sha256, vector
 
 _COLUMNS = "image_id text PRIMARY KEY, seq bigint NOT NULL UNIQUE, sha256 {0} NOT NULL, vector {0} NOT NULL"

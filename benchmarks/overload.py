@@ -25,7 +25,7 @@ from search_load import Asked, Clients, Load
 from searched_system import DIMENSION, SEED, fill, unit_vectors
 from systems import System, running
 
-from query_service.request_queue import REPLY_TTL_MS, STREAMS
+from query_service.transport.request_queue import REPLY_TTL_MS, STREAMS
 from storage.catalog import catalog_of
 
 _GIVES_UP_SECONDS = 0.02  # of the impatient clients; less than an accepted search takes

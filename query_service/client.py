@@ -15,10 +15,11 @@ from typing import Any
 from redis import exceptions
 from typing_extensions import Self, Unpack
 
-from query_service.asking import Question, request_of
-from query_service.busy_retries import BusyRetries
-from query_service.connections import connection_of, pipelined, pool_of
-from query_service.exchange import (
+from query_service.protocol import MAX_TIMEOUT_SECONDS, SearchAnswer, SearchRequest
+from query_service.transport.asking import Question, request_of
+from query_service.transport.busy_retries import BusyRetries
+from query_service.transport.connections import connection_of, pipelined, pool_of
+from query_service.transport.exchange import (
     RECONNECT_PAUSES_SECONDS,
     Command,
     Exchange,
@@ -30,8 +31,7 @@ from query_service.exchange import (
     together,
     windows,
 )
-from query_service.protocol import MAX_TIMEOUT_SECONDS, SearchAnswer, SearchRequest
-from query_service.service_place import (
+from query_service.transport.service_place import (
     FRESH_SECONDS,
     LOOK_SECONDS,
     find_service,

@@ -17,22 +17,22 @@ from functools import partial
 from threading import Event, Thread
 from typing import Any
 
-from query_service.answering import Answering
-from query_service.preloaded_models import PreloadedModels
-from query_service.search_loop import QueryWorker
-from query_service.served import LOADING_THREADS, ServedCollections
-from query_service.taken_requests import RequestQueue
-from query_service.waiting_for_servers import opened_when_there
+from query_service.answers.answering import Answering
+from query_service.answers.preloaded_models import PreloadedModels
+from query_service.serving.search_loop import QueryWorker
+from query_service.serving.served import LOADING_THREADS, ServedCollections
+from query_service.serving.taken_requests import RequestQueue
+from query_service.serving.waiting_for_servers import opened_when_there
 from storage.catalog import Catalog, Generation, catalog_of
 from storage.errors import VisualSearchError
 from storage.settings import Settings
 from storage.snapshots import snapshots_of
 from workers.change_hints import hear_changes
 from workers.errors import RedisUnavailable, RedisUnusable
-from workers.heartbeat import BEAT_SECONDS, LOADING, Heartbeat, Sign, read_signs
-from workers.local_signs import LocalSigns
-from workers.role_process import run_role
+from workers.machine.role_process import run_role
 from workers.servers import connect_redis
+from workers.signs.heartbeat import BEAT_SECONDS, LOADING, Heartbeat, Sign, read_signs
+from workers.signs.local_signs import LocalSigns
 
 ROLE = "query_worker"
 

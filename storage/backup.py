@@ -17,9 +17,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from storage.catalog.engine import Database
+from storage.catalog.database.engine import Database
+from storage.catalog.database.sqlite_copy import check_copy, copy_catalog
 from storage.catalog.moved_sources import move_sources
-from storage.catalog.sqlite_copy import check_copy, copy_catalog
 from storage.errors import BackupError
 from storage.images.file_uri import file_uri
 from storage.settings import Settings

@@ -20,7 +20,7 @@ from storage.images.locate import ImageReader
 from storage.records import ImageMetadata
 from visual_search.query import Query
 from visual_search.searched_collection import SearchedCollection
-from workers.run_owners import PROCESS, end_dead_runs, this_process
+from workers.machine.run_owners import PROCESS, end_dead_runs, this_process
 
 __all__ = ["ImageCollection", "Query"]
 

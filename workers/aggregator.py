@@ -24,14 +24,14 @@ from storage.snapshots import snapshots_of
 from workers.celery_app import make_app, queued_batches, send_batch
 from workers.change_hints import announce_change
 from workers.errors import WireError
-from workers.heartbeat import Heartbeat
 from workers.index_keeper import IndexKeeper, SnapshotPolicy
-from workers.local_signs import LocalSigns
-from workers.metrics import COMMITTED, DEAD_LETTERS, GROUP_BATCHES, LEADS, OLDEST_BATCH, STAGE_SECONDS
-from workers.queue_lengths import watch_queues
+from workers.machine.role_process import run_role
 from workers.result_stream import Message, ResultStream
-from workers.role_process import run_role
 from workers.servers import connect_redis
+from workers.signs.heartbeat import Heartbeat
+from workers.signs.local_signs import LocalSigns
+from workers.signs.metrics import COMMITTED, DEAD_LETTERS, GROUP_BATCHES, LEADS, OLDEST_BATCH, STAGE_SECONDS
+from workers.signs.queue_lengths import watch_queues
 from workers.sweeper import Sweeper, SweepPolicy
 from workers.wire import Fields, unpack
 

@@ -26,14 +26,14 @@ from storage.snapshots import snapshots_of
 from storage.vector_index import VectorIndex
 from workers import upkeep
 from workers.errors import WorkerError
-from workers.heartbeat import Heartbeat
 from workers.job_client import JobClient
-from workers.local_signs import LocalSigns
-from workers.metrics import SCHEDULED
-from workers.role_process import run_role
-from workers.run_owners import PROCESS, end_dead_runs, this_process
+from workers.machine.role_process import run_role
+from workers.machine.run_owners import PROCESS, end_dead_runs, this_process
 from workers.schedules import Scheduler
 from workers.servers import connect_redis
+from workers.signs.heartbeat import Heartbeat
+from workers.signs.local_signs import LocalSigns
+from workers.signs.metrics import SCHEDULED
 
 ROLE = "beat"
 

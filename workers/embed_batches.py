@@ -22,13 +22,13 @@ from storage.images.backend import StoredObject
 from storage.images.locate import ImageReader, open_source
 from storage.settings import Settings
 from workers.errors import BatchInterrupted, RedisUnavailable, RedisUnusable
-from workers.heartbeat import Heartbeat
 from workers.lease_keeper import LeaseKeeper
-from workers.logs import about
-from workers.metrics import ATTEMPTS, BATCHES, IMAGES, STAGE_SECONDS
+from workers.machine.logs import about
+from workers.machine.stopping import StopRequest
 from workers.models import LoadedModels
 from workers.result_stream import ResultStream
-from workers.stopping import StopRequest
+from workers.signs.heartbeat import Heartbeat
+from workers.signs.metrics import ATTEMPTS, BATCHES, IMAGES, STAGE_SECONDS
 
 _LOG = logging.getLogger(__name__)
 

@@ -23,12 +23,12 @@ from storage.settings import Settings
 from workers.celery_app import EMBED_QUEUE, make_app
 from workers.embed_batches import BatchEmbedder
 from workers.errors import RedisUnavailable
-from workers.heartbeat import Heartbeat
-from workers.local_signs import LocalSigns
+from workers.machine.role_process import run_process
+from workers.machine.stopping import StopRequest
 from workers.result_stream import ResultStream
-from workers.role_process import run_process
 from workers.servers import connect_redis
-from workers.stopping import StopRequest
+from workers.signs.heartbeat import Heartbeat
+from workers.signs.local_signs import LocalSigns
 from workers.tasks import register_embed_task
 
 _LOG = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from pipeline.replica import IndexReplica
 from storage.catalog import Catalog
 from storage.errors import IndexFileError, SnapshotDamaged, StorageError, VisualSearchError
 from storage.snapshots import SnapshotStore
-from workers.metrics import FEED_LAG, INDEX_SEQ, SNAPSHOT_SEQ, SNAPSHOT_TIME, STAGE_SECONDS
+from workers.signs.metrics import FEED_LAG, INDEX_SEQ, SNAPSHOT_SEQ, SNAPSHOT_TIME, STAGE_SECONDS
 
 _RETRY_SECONDS = 30.0  # after a snapshot that failed: a full disk is not hammered
 

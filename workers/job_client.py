@@ -32,12 +32,12 @@ from storage.images.uploads import kept_as_configured, open_uploads
 from storage.images.web_address import is_web_address
 from storage.records import Attributes, failure_id
 from storage.settings import Settings, load_settings
-from workers.batch_sender import BatchSender
-from workers.image_lists import ImageLists
-from workers.submit import Submission, digest_of_attributes, digest_of_items, generation_for
+from workers.submitting.batch_sender import BatchSender
+from workers.submitting.image_lists import ImageLists
+from workers.submitting.submit import Submission, digest_of_attributes, digest_of_items, generation_for
 
 if TYPE_CHECKING:
-    from workers.queued_reindex import QueuedPlan, QueuedReindex
+    from workers.submitting.queued_reindex import QueuedPlan, QueuedReindex
 
 WATCH_SECONDS = 1.0  # between two looks at a job
 
@@ -230,7 +230,9 @@ class JobClient:
 
         Raises UnknownCollection, InvalidQuery, ModelUnavailable, UnsupportedModel.
         """
-        from workers.queued_reindex import QueuedReindex  # its gate needs FAISS, which submitting does without
+        from workers.submitting.queued_reindex import (
+            QueuedReindex,  # its gate needs FAISS, which submitting does without
+        )
 
         return QueuedReindex(self._submission, self.settings, collection or self.settings.collection, plan)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from storage.errors import SettingsError
 from storage.settings import load_settings
-from workers.health import health_here
+from workers.signs.health import health_here
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

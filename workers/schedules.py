@@ -21,7 +21,7 @@ from storage.catalog import Catalog, Lease
 from storage.errors import SettingsError, VisualSearchError
 from storage.settings import Schedule
 from workers.lease_keeper import LeaseKeeper
-from workers.metrics import NEXT_SLOT
+from workers.signs.metrics import NEXT_SLOT
 
 RUN_SECONDS = 120.0  # a process that was killed while it ran a slot is taken for dead after so long; else it renews
 GRACE_SECONDS = 600.0  # a slot missed by less, during a restart say, is made up for

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from storage.catalog import Catalog, SweepReport, UnsentBatch
-from workers.metrics import OLDEST_BATCH, SWEPT
+from workers.signs.metrics import OLDEST_BATCH, SWEPT
 
 MAX_QUEUED = 1000  # batches in the queue from which nothing is sent again: what waits there is not lost
 

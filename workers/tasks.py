@@ -9,7 +9,7 @@ from celery import Celery
 from storage.errors import CatalogUnavailable
 from workers.celery_app import EMBED_TASK
 from workers.embed_batches import BatchEmbedder
-from workers.logs import about
+from workers.machine.logs import about
 
 _LOG = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from pipeline.reindex import rebuild_from_vectors
 from storage.catalog import Catalog, CollectionRecord, JobState, catalog_of
 from storage.errors import UnknownCollection
 from storage.settings import Schedule, Settings
-from workers.run_owners import PROCESS, end_dead_runs, this_process
+from workers.machine.run_owners import PROCESS, end_dead_runs, this_process
 
 KEPT_STANDBY = 1  # generations on standby that a scheduled prune keeps: a rollback stays possible
 

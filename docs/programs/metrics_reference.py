@@ -7,7 +7,7 @@ from typing import Any
 
 import query_service.http.http_metrics
 import query_service.metrics
-import workers.metrics
+import workers.signs.metrics
 
 _INTRODUCTION = """# Metrics
 
@@ -16,7 +16,7 @@ metrics are served, and which role fills which: [operations](operations.md#metri
 them stand in `deploy/monitoring/`.
 """
 _PLACES = {
-    "Embed workers, aggregator, beat": workers.metrics,
+    "Embed workers, aggregator, beat": workers.signs.metrics,
     "Query workers": query_service.metrics,
     "HTTP API": query_service.http.http_metrics,
 }

@@ -13,11 +13,11 @@ from query_service.http.listening import listen
 from query_service.http.server import serve
 from query_service.http.service import HttpService
 from storage.settings import Settings
-from workers.heartbeat import Heartbeat
 from workers.job_client import JobClient
-from workers.local_signs import LocalSigns
-from workers.role_process import run_role
+from workers.machine.role_process import run_role
 from workers.servers import connect_redis
+from workers.signs.heartbeat import Heartbeat
+from workers.signs.local_signs import LocalSigns
 
 ROLE = "http"
 

@@ -12,7 +12,7 @@ from query_service.http.access import requires
 from query_service.http.collections import CollectionName, collection_named
 from query_service.http.service import Service
 from query_service.http.storable_text import storable
-from workers.job_document import job_document
+from workers.submitting.job_document import job_document
 
 MOST_FAILURES = 1000  # of one page
 

@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from query_service.asking import filter_of
 from query_service.http.access import requires
 from query_service.http.collections import CollectionName, collection_named
 from query_service.http.service import HttpService, Service
 from query_service.http.storable_text import storable
+from query_service.transport.asking import filter_of
 from storage.errors import InvalidImageId, UnknownImageId
 from storage.records import ImageMetadata, image_id_problem
 

@@ -16,7 +16,7 @@ from query_service.http.jobs import JobNumber
 from query_service.http.service import HttpService, Service
 from storage.catalog import JobProgress
 from storage.errors import VisualSearchError
-from workers.job_document import job_document
+from workers.submitting.job_document import job_document
 
 LOOK_SECONDS = 0.5  # between two looks at a job
 STOP_SECONDS = 0.1  # after which it is noticed that the service is to stop

@@ -16,7 +16,7 @@ from query_service.http.service import Service
 from query_service.http.storable_text import storable
 from storage.errors import SourceNotAllowed
 from storage.images.web_address import MAX_ADDRESS_CHARACTERS
-from workers.job_document import job_document
+from workers.submitting.job_document import job_document
 
 MOST_JOBS = 500  # of one list
 MOST_URLS = 10_000  # of one request; each is looked at before the reply

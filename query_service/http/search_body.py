@@ -16,7 +16,6 @@ from starlette.exceptions import HTTPException
 from typing_extensions import Self
 
 from pipeline.errors import InvalidQuery
-from query_service.asking import Question, picture_part, request_of
 from query_service.protocol import (
     MAX_DIMENSION,
     MAX_EXCLUDED,
@@ -30,6 +29,7 @@ from query_service.protocol import (
     QueryPart,
     SearchRequest,
 )
+from query_service.transport.asking import Question, picture_part, request_of
 from storage.errors import ImageTooLarge, VisualSearchError
 from storage.settings import Settings
 

@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from workers.stopping import GRACE_SECONDS
+from workers.machine.stopping import GRACE_SECONDS
 
 HEAD_SECONDS = 10.0  # for the first line and the headers of a request; uvicorn alone would wait for ever
 _KEEP_ALIVE_SECONDS = 15  # an idle connection is kept so long

@@ -22,7 +22,7 @@ from storage.catalog import JobProgress
 from storage.errors import DuplicateImageId, ImageTooLarge, InvalidAttribute, InvalidImageId
 from storage.images.keys import key_of, segments_of
 from storage.records import Attributes, image_id_problem
-from workers.job_document import job_document
+from workers.submitting.job_document import job_document
 
 MOST_FILES = 1000  # of one request
 _MOST_FIELD_BYTES = 4 * 1024 * 1024  # of the attributes

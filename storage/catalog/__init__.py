@@ -1,7 +1,7 @@
 """The SQL catalog: the one truth. SQL stands in this folder only; importing it opens nothing."""
 
 from storage.catalog.catalog import Catalog, catalog_exists, catalog_of, catalog_place
-from storage.catalog.job_records import (
+from storage.catalog.queued.job_records import (
     FILE_LIST,
     REINDEX,
     RETRY,
@@ -30,7 +30,7 @@ from storage.catalog.records import (
     ShownImage,
     SnapshotRecord,
 )
-from storage.catalog.snapshots import PublishedFile
+from storage.catalog.vectors.snapshots import PublishedFile
 
 __all__ = [
     "FILE_LIST",

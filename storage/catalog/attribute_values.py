@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, FromClause, func, select
 
 from storage.attributes import BOOLEAN, NUMBER
 from storage.catalog import tables
-from storage.catalog.engine import Database
+from storage.catalog.database.engine import Database
 from storage.catalog.image_rows import LONG_TEXT
 
 _IMAGES = tables.images.c

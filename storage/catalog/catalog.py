@@ -7,22 +7,22 @@ from pathlib import Path
 from types import TracebackType
 
 from storage.catalog.attribute_values import AttributeValues
-from storage.catalog.batch_results import commit_results
-from storage.catalog.batches import Batches
 from storage.catalog.collections import Collections
 from storage.catalog.commit import commit_batch
-from storage.catalog.engine import Database, shown_address
+from storage.catalog.database.engine import Database, shown_address
 from storage.catalog.failures import Failures
-from storage.catalog.feed import Feed
 from storage.catalog.generations import Generations
 from storage.catalog.images import Images
-from storage.catalog.job_records import BatchResult, Lease
-from storage.catalog.jobs import Jobs
-from storage.catalog.leases import Leases
 from storage.catalog.lifecycle import Lifecycle
+from storage.catalog.queued.batch_results import commit_results
+from storage.catalog.queued.batches import Batches
+from storage.catalog.queued.job_records import BatchResult, Lease
+from storage.catalog.queued.jobs import Jobs
+from storage.catalog.queued.leases import Leases
 from storage.catalog.records import IndexBatch
 from storage.catalog.schema import ensure_schema, stored_revision
-from storage.catalog.snapshots import Snapshots
+from storage.catalog.vectors.feed import Feed
+from storage.catalog.vectors.snapshots import Snapshots
 from storage.errors import CatalogError
 from storage.settings import Settings
 

@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy import Row, func, select
 
 from storage.catalog import tables
-from storage.catalog.clock import now
-from storage.catalog.engine import Database
+from storage.catalog.database.clock import now
+from storage.catalog.database.engine import Database
+from storage.catalog.database.statements import insert_missing
 from storage.catalog.records import CollectionRecord
-from storage.catalog.statements import insert_missing
 from storage.errors import InvalidCollectionName, UnknownCollection
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")  # goes unquoted into URLs, folder names and S3 keys

@@ -10,9 +10,10 @@ from sqlalchemy import Connection, select
 
 from storage.attributes import storable_text
 from storage.catalog import tables
-from storage.catalog.added_vectors import fitting
-from storage.catalog.clock import now
-from storage.catalog.engine import Database
+from storage.catalog.database.clock import now
+from storage.catalog.database.engine import Database
+from storage.catalog.database.many_rows import insert_or_update
+from storage.catalog.database.statements import one_of
 from storage.catalog.failures import clear_failures
 from storage.catalog.generations import (
     find_generation,
@@ -21,11 +22,10 @@ from storage.catalog.generations import (
     take_sequence_numbers,
 )
 from storage.catalog.image_rows import write_images
-from storage.catalog.many_rows import insert_or_update
 from storage.catalog.records import Generation, ImageFailure, IndexBatch, IndexedImage
-from storage.catalog.statements import one_of
-from storage.catalog.tombstones import delete_images
-from storage.catalog.vector_bytes import pack_vectors
+from storage.catalog.vectors.added_vectors import fitting
+from storage.catalog.vectors.tombstones import delete_images
+from storage.catalog.vectors.vector_bytes import pack_vectors
 from storage.errors import DuplicateImageId, GenerationClosed
 from storage.records import ImageMetadata, failure_id
 

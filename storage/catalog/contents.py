@@ -7,10 +7,10 @@ from collections.abc import Collection
 from sqlalchemy import Connection, func, select
 
 from storage.catalog import tables
+from storage.catalog.database.statements import READS_VECTORS, chunks
 from storage.catalog.generations import find_generation
 from storage.catalog.records import KnownContent
-from storage.catalog.statements import READS_VECTORS, chunks
-from storage.catalog.vector_bytes import unpack_vectors
+from storage.catalog.vectors.vector_bytes import unpack_vectors
 
 
 def known_contents(connection: Connection, generation_id: int, hashes: Collection[str]) -> dict[str, KnownContent]:

@@ -7,9 +7,9 @@ from collections.abc import Collection
 from sqlalchemy import Connection, delete, func, select
 
 from storage.catalog import tables
-from storage.catalog.engine import Database
+from storage.catalog.database.engine import Database
+from storage.catalog.database.statements import chunks, one_of
 from storage.catalog.records import FailureRecord
-from storage.catalog.statements import chunks, one_of
 from storage.records import Attributes
 
 _FAILURES = tables.failures.c

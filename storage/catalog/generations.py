@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, select, update
 
 from storage.catalog import tables
-from storage.catalog.clock import now
-from storage.catalog.engine import Database
+from storage.catalog.database.clock import now
+from storage.catalog.database.engine import Database
+from storage.catalog.database.statements import insert_new
 from storage.catalog.records import CollectionRecord, Generation, GenerationState
-from storage.catalog.statements import insert_new
 from storage.errors import GenerationClosed, ModelMismatch, UnknownCollection
 from storage.records import ModelIdentity
 

@@ -13,8 +13,8 @@ from sqlalchemy import Connection, RowMapping, delete
 
 from storage.attributes import BOOLEAN, NUMBER, TEXT, Scalar, comparable, element_values, normal_attributes
 from storage.catalog import tables
-from storage.catalog.many_rows import insert_or_update, insert_rows
-from storage.catalog.statements import one_of
+from storage.catalog.database.many_rows import insert_or_update, insert_rows
+from storage.catalog.database.statements import one_of
 from storage.errors import CatalogError
 from storage.records import Attributes, ImageMetadata
 

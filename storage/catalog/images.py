@@ -9,14 +9,14 @@ from sqlalchemy import ColumnElement, Connection, Select, func, select, update
 
 from storage.attributes import normal_attributes, same_attributes
 from storage.catalog import tables
-from storage.catalog.clock import now
 from storage.catalog.contents import known_contents
-from storage.catalog.engine import Database
+from storage.catalog.database.clock import now
+from storage.catalog.database.engine import Database
+from storage.catalog.database.statements import CHUNK, as_list, chunks, one_of
 from storage.catalog.filters_sql import filter_condition
 from storage.catalog.image_rows import image_metadata, write_images
 from storage.catalog.records import KnownContent, KnownImage, ShownImage
-from storage.catalog.statements import CHUNK, as_list, chunks, one_of
-from storage.catalog.tombstones import delete_images
+from storage.catalog.vectors.tombstones import delete_images
 from storage.errors import UnknownImageId
 from storage.filters import Filter
 from storage.records import Attributes, ImageMetadata

@@ -12,8 +12,10 @@ from datetime import datetime, timezone
 from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, select, update
 
 from storage.catalog import tables
-from storage.catalog.clock import now
-from storage.catalog.engine import Database
+from storage.catalog.database.clock import now
+from storage.catalog.database.engine import Database
+from storage.catalog.database.many_rows import insert_or_update
+from storage.catalog.database.statements import CHUNK, READS_VECTORS, one_of
 from storage.catalog.generations import (
     find_generation,
     insert_generation,
@@ -22,9 +24,7 @@ from storage.catalog.generations import (
     take_sequence_numbers,
 )
 from storage.catalog.image_rows import image_metadata
-from storage.catalog.many_rows import insert_or_update
 from storage.catalog.records import Generation
-from storage.catalog.statements import CHUNK, READS_VECTORS, one_of
 from storage.errors import GenerationIncomplete, UnknownGeneration
 from storage.records import ImageMetadata, ModelIdentity
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Table, func, literal, update
 
 from storage.catalog import tables
-from storage.catalog.engine import Database
+from storage.catalog.database.engine import Database
 
 
 def move_sources(database: Database, before: str, after: str) -> int:

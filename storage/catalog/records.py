@@ -73,7 +73,7 @@ class IndexBatch:
 
     No image id may stand twice in upserts, refreshed and removed together. `refreshed` changes metadata and
     keeps the vector; `removed` deletes as `images.delete` does. `vectors_only` is for a generation that is filled
-    beside the active one: image rows stay as they are, see `storage.catalog.added_vectors`.
+    beside the active one: image rows stay as they are, see `storage.catalog.vectors.added_vectors`.
     """
 
     upserts: Sequence[IndexedImage] = ()

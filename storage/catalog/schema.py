@@ -8,8 +8,8 @@ from pathlib import Path
 from sqlalchemy import Connection, func, inspect, select, table
 from sqlalchemy import column as sql_column
 
-from storage.catalog.engine import VERSION_TABLE, Database
-from storage.catalog.postgres import check_encoding
+from storage.catalog.database.engine import VERSION_TABLE, Database
+from storage.catalog.database.postgres import check_encoding
 from storage.errors import CatalogUnavailable, SchemaMismatch
 
 REVISIONS = ("0001", "0002", "0003", "0004", "0005")  # oldest first; the last one is what this program works with

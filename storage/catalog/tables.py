@@ -23,7 +23,7 @@ from sqlalchemy import (
     text,
 )
 
-from storage.catalog.column_types import Bytes, PlainText, Sha256, UtcDateTime
+from storage.catalog.database.column_types import Bytes, PlainText, Sha256, UtcDateTime
 
 NULL_KEEPS = "null_keeps"  # mark of a column: an update to NULL leaves what stands there
 

@@ -11,7 +11,7 @@ from catalog_batches import add_generation, failure, indexed, metadata, sha256, 
 from sqlalchemy import update
 
 from storage.catalog import Catalog, Generation, IndexBatch, IndexedImage, tables
-from storage.catalog.engine import Database
+from storage.catalog.database.engine import Database
 from storage.errors import CatalogError, InvalidAttribute, UnknownImageId
 from storage.filters import Equals, Exists
 from storage.records import Attributes

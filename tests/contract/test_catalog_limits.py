@@ -8,8 +8,8 @@ import pytest
 from catalog_batches import failure, indexed, state_of_follower, vector
 
 from storage.catalog import Catalog, Generation, IndexBatch
-from storage.catalog.many_rows import COPY_ROWS
-from storage.catalog.statements import CHUNK
+from storage.catalog.database.many_rows import COPY_ROWS
+from storage.catalog.database.statements import CHUNK
 from storage.filters import Exists
 from storage.records import (
     MAX_IMAGE_ID_BYTES,

@@ -12,7 +12,7 @@ from servers import wait_for
 
 from pipeline import replica as replica_module
 from pipeline.replica import IndexReplica
-from query_service.served import ServedCollections
+from query_service.serving.served import ServedCollections
 from storage.catalog import Catalog, Generation, IndexBatch
 from storage.images.local import LocalStorage
 from storage.snapshots import SnapshotStore

@@ -14,7 +14,7 @@ from storage.errors import StorageError, UnknownCollection
 from storage.settings import Schedule, Settings
 from visual_search.collection import ImageCollection
 from workers.beat import audit
-from workers.run_owners import this_process
+from workers.machine.run_owners import this_process
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_an_audit_whose_process_was_killed_does_not_stay_running(
         collection.index(folder)
     schedule = Schedule(cron="0 3 * * *", action="audit", source=str(folder))
     with monkeypatch.context() as killed:
-        killed.setattr("storage.catalog.jobs.Jobs.finish", lambda *_: None)  # so it leaves the row
+        killed.setattr("storage.catalog.queued.jobs.Jobs.finish", lambda *_: None)  # so it leaves the row
         killed.setattr("workers.beat.this_process", lambda: f"{this_process()}0")  # a process that is no more
         killed.setattr("workers.beat.audit_source", lambda *_: sys.exit("killed"))
         with pytest.raises(SystemExit):

@@ -36,7 +36,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(schedules, "_now", clock)
-    monkeypatch.setattr("storage.catalog.leases.now", clock)
+    monkeypatch.setattr("storage.catalog.queued.leases.now", clock)
     return clock
 
 
@@ -247,7 +247,7 @@ def test_a_slot_that_was_run_while_the_database_went_away_is_not_run_again(
     one, other = beat("one"), beat("other")
     clock.at(12, 0)
     with monkeypatch.context() as outage:
-        outage.setattr("storage.catalog.leases.Leases.leave_to", away)
+        outage.setattr("storage.catalog.queued.leases.Leases.leave_to", away)
         with pytest.raises(CatalogUnavailable):
             one.tick()
     clock.at(12, 1)

@@ -26,7 +26,7 @@ WORKER_FAILPOINTS = [
     ("workers.embed_batches:BatchEmbedder._hand_over", "after"),
     ("workers.result_stream:ResultStream.publish", "before"),
     ("workers.result_stream:ResultStream.publish", "after"),
-    ("storage.catalog.batches:Batches.lease", "after"),
+    ("storage.catalog.queued.batches:Batches.lease", "after"),
 ]
 AGGREGATOR_FAILPOINTS = [
     ("workers.aggregator:Aggregator._write", "before"),
@@ -34,15 +34,15 @@ AGGREGATOR_FAILPOINTS = [
     ("workers.result_stream:ResultStream.acknowledge", "before"),
     ("workers.result_stream:ResultStream.acknowledge", "after"),
     ("storage.snapshot_files:SnapshotFiles.write", "after"),
-    ("storage.catalog.snapshots:Snapshots.record", "before"),
+    ("storage.catalog.vectors.snapshots:Snapshots.record", "before"),
     ("workers.sweeper:Sweeper.sweep", "after"),
 ]
 SUBMIT_FAILPOINTS = [
-    ("storage.catalog.jobs:Jobs.add_batches", "before"),
-    ("storage.catalog.jobs:Jobs.add_batches", "after"),
-    ("workers.batch_sender:BatchSender.send", "before"),
-    ("workers.batch_sender:BatchSender.send", "after"),
-    ("storage.catalog.jobs:Jobs.listing_done", "before"),
+    ("storage.catalog.queued.jobs:Jobs.add_batches", "before"),
+    ("storage.catalog.queued.jobs:Jobs.add_batches", "after"),
+    ("workers.submitting.batch_sender:BatchSender.send", "before"),
+    ("workers.submitting.batch_sender:BatchSender.send", "after"),
+    ("storage.catalog.queued.jobs:Jobs.listing_done", "before"),
 ]
 
 

@@ -30,13 +30,13 @@ KEPT = [f"kept/{number:03}.jpg" for number in range(150)]  # changed, and never 
 COMING_AND_GOING = [f"more/{number:03}.jpg" for number in range(250)]
 TIMEOUT_SECONDS = 240.0  # of a search: two workers that start at once on a crowded machine need a minute
 FAILPOINTS = [
-    ("query_service.taken_requests:RequestQueue.read", "after"),
-    ("query_service.taken_requests:RequestQueue.take_over", "after"),
-    ("query_service.taken_requests:RequestQueue.settle", "before"),
-    ("query_service.taken_requests:RequestQueue.settle", "after"),
-    ("query_service.answering:Answering.answer", "before"),
-    ("query_service.answering:Answering.answer", "after"),
-    ("query_service.served:ServedCollections.current", "after"),
+    ("query_service.serving.taken_requests:RequestQueue.read", "after"),
+    ("query_service.serving.taken_requests:RequestQueue.take_over", "after"),
+    ("query_service.serving.taken_requests:RequestQueue.settle", "before"),
+    ("query_service.serving.taken_requests:RequestQueue.settle", "after"),
+    ("query_service.answers.answering:Answering.answer", "before"),
+    ("query_service.answers.answering:Answering.answer", "after"),
+    ("query_service.serving.served:ServedCollections.current", "after"),
 ]
 _RUNNER = Path(__file__).with_name("role_with_failpoint.py")
 

@@ -26,7 +26,7 @@ from databases import PostgresServer, _binaries, running_server
 from servers import wait_for
 
 from query_service.client import SearchClient
-from query_service.request_queue import CANCELLED, DEAD_LETTERS, STREAMS
+from query_service.transport.request_queue import CANCELLED, DEAD_LETTERS, STREAMS
 from storage.catalog import catalog_of
 from storage.errors import VisualSearchError
 from storage.settings import Settings

@@ -8,8 +8,8 @@ from http_api import in_process
 from prometheus_client.parser import text_string_to_metric_families
 from servers import wait_for
 
-from workers.heartbeat import Heartbeat, read_signs
 from workers.servers import connect_redis
+from workers.signs.heartbeat import Heartbeat, read_signs
 
 WORKER = "query_worker"
 

@@ -12,8 +12,8 @@ from http_api import ADMIN_KEY, api_keys, bearer
 from raw_http import connect, head, read, send_all
 from servers import ROOT, environment_of, wait_for
 
-from workers.heartbeat import read_signs
 from workers.servers import connect_redis
+from workers.signs.heartbeat import read_signs
 
 HEAVY = ("torch", "transformers", "faiss", "onnxruntime")
 

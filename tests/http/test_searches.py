@@ -15,7 +15,7 @@ from pictures import jpeg
 from query_service.http.search_body import SearchBody, search_of
 from query_service.http.searches import document_of
 from query_service.protocol import Provenance, SearchAnswer
-from query_service.request_queue import STREAMS
+from query_service.transport.request_queue import STREAMS
 from storage.records import ModelIdentity
 from storage.settings import Settings
 from workers.servers import connect_redis

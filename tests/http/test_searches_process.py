@@ -20,7 +20,7 @@ from pictures import jpeg
 from servers import ROOT, RoleProcess, StartRole, wait_for
 
 from query_service.client import SearchClient
-from query_service.request_queue import CANCELLED, STREAMS
+from query_service.transport.request_queue import CANCELLED, STREAMS
 from storage.settings import Settings
 from visual_search.collection import ImageCollection
 from workers.servers import connect_redis

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from query_service.protocol import SearchReply, SearchRequest
-from query_service.request_queue import SUBMIT_SCRIPT, reply_key, submit_arguments
+from query_service.transport.request_queue import SUBMIT_SCRIPT, reply_key, submit_arguments
 from query_service.wire import unpack_reply
 
 

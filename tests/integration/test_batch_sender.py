@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 from storage.settings import Settings
-from workers import batch_sender
 from workers.job_client import JobClient
+from workers.submitting import batch_sender
 
 
 def test_after_a_pause_the_server_is_tried_again(tmp_path, own_valkey, make_jpeg, monkeypatch, caplog):

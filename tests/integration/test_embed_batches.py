@@ -17,12 +17,12 @@ from storage.images.locate import open_source
 from storage.settings import Settings
 from workers import embed_batches, lease_keeper
 from workers.embed_batches import BatchEmbedder, Outcome
-from workers.heartbeat import Heartbeat
 from workers.lease_keeper import LeaseKeeper
+from workers.machine.stopping import StopRequest
 from workers.models import LoadedModels
 from workers.result_stream import ResultStream
 from workers.servers import connect_url
-from workers.stopping import StopRequest
+from workers.signs.heartbeat import Heartbeat
 from workers.wire import unpack
 
 LEASE_SECONDS = 60.0  # nothing here waits for one to run out

@@ -19,9 +19,9 @@ from storage.images.locate import open_source
 from storage.records import ModelIdentity
 from storage.settings import Settings
 from workers.celery_app import make_app, send_batch
-from workers.heartbeat import read_heartbeats
 from workers.result_stream import ResultStream
 from workers.servers import connect_redis
+from workers.signs.heartbeat import read_heartbeats
 from workers.wire import unpack
 
 pytestmark = pytest.mark.slow  # real processes that wait for each other: `make test-slow`

@@ -17,7 +17,7 @@ from search_entries import request, submit
 from servers import RoleProcess, StartRole, free_port, wait_for
 
 from query_service.protocol import SearchReply
-from query_service.request_queue import CANCELLED, DEAD_LETTERS, GROUP, STREAMS, reply_key
+from query_service.transport.request_queue import CANCELLED, DEAD_LETTERS, GROUP, STREAMS, reply_key
 from query_service.wire import unpack_reply
 from storage.settings import Settings
 from visual_search.collection import ImageCollection

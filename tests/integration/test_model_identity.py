@@ -12,7 +12,7 @@ from servers import ROOT
 from pipeline.embedders.registry import load_embedder
 from pipeline.errors import ModelUnavailable
 from storage.settings import Settings
-from workers.model_identity import identity_of
+from workers.submitting.model_identity import identity_of
 
 
 def test_the_process_says_what_loading_it_here_says(tmp_path):
@@ -28,5 +28,5 @@ def test_a_model_that_cannot_be_had_is_told_with_its_reason(tmp_path):
 
 
 def test_the_asker_loads_no_model():
-    code = "import sys, workers.model_identity; sys.exit('torch' in sys.modules)"
+    code = "import sys, workers.submitting.model_identity; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

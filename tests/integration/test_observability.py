@@ -12,10 +12,10 @@ from pictures import jpeg, write_photos
 from servers import ROOT, environment_of, free_port, wait_for
 
 from storage.settings import Settings
-from workers.health import health_of, queue_health
-from workers.heartbeat import Heartbeat
 from workers.job_client import JobClient
 from workers.servers import connect_redis
+from workers.signs.health import health_of, queue_health
+from workers.signs.heartbeat import Heartbeat
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from storage.catalog import (
     tables,
 )
 from storage.catalog.commit import write_batch
-from storage.catalog.engine import VERSION_TABLE
+from storage.catalog.database.engine import VERSION_TABLE
 from storage.catalog.schema import stored_revision
 from storage.errors import CatalogError, CatalogUnavailable, SchemaMismatch, SettingsError
 from storage.records import ImageMetadata, ModelIdentity

@@ -14,11 +14,11 @@ from servers import ROOT, environment_of, free_port, wait_for
 
 from storage.settings import Settings
 from workers.errors import RedisUnavailable
-from workers.health import health_here
-from workers.heartbeat import LOADING, Heartbeat, HeartbeatRecord, read_heartbeats
-from workers.local_signs import LocalSigns
 from workers.probe import main
 from workers.servers import connect_url
+from workers.signs.health import health_here
+from workers.signs.heartbeat import LOADING, Heartbeat, HeartbeatRecord, read_heartbeats
+from workers.signs.local_signs import LocalSigns
 
 HOST = socket.gethostname()
 
@@ -110,7 +110,7 @@ def test_a_process_that_never_had_a_redis_leaves_its_sign_here(settings):
 
 
 def test_a_sign_that_cannot_be_left_is_told_once(settings, monkeypatch, caplog, tmp_path):
-    monkeypatch.setattr("workers.local_signs.gettempdir", lambda: str(tmp_path / "nowhere"))
+    monkeypatch.setattr("workers.signs.local_signs.gettempdir", lambda: str(tmp_path / "nowhere"))
     signs = LocalSigns(settings)
     for _ in range(3):
         signs.leave("embed", "{}")

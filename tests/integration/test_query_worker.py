@@ -18,12 +18,12 @@ from search_entries import ask, reply, request, submit
 from servers import ROOT, RoleProcess, StartRole, ValkeyServer, environment_of, wait_for
 
 from query_service.client import SearchClient
-from query_service.request_queue import CANCEL_SCRIPT, STREAMS, cancel_arguments, reply_key
+from query_service.transport.request_queue import CANCEL_SCRIPT, STREAMS, cancel_arguments, reply_key
 from storage.catalog import Catalog, Generation, catalog_of
 from storage.settings import Settings
 from workers.change_hints import announce_change
-from workers.health import health_of
 from workers.servers import connect_url
+from workers.signs.health import health_of
 
 pytestmark = pytest.mark.slow  # real processes: `make test-slow`
 

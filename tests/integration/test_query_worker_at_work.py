@@ -15,22 +15,22 @@ from redis import Redis
 from search_entries import reply, request, submit
 from servers import wait_for
 
-from query_service import search_loop, taken_requests
 from query_service import worker as worker_module
-from query_service.answering import Answering
+from query_service.answers.answering import Answering
+from query_service.answers.preloaded_models import PreloadedModels
 from query_service.client import SearchClient
 from query_service.errors import ServiceBusy
-from query_service.preloaded_models import PreloadedModels
 from query_service.protocol import SearchAnswer, SearchReply, SearchRequest
-from query_service.request_queue import STREAMS
-from query_service.search_loop import QueryWorker
-from query_service.served import ServedCollections
-from query_service.taken_requests import RequestQueue
+from query_service.serving import search_loop, taken_requests
+from query_service.serving.search_loop import QueryWorker
+from query_service.serving.served import ServedCollections
+from query_service.serving.taken_requests import RequestQueue
+from query_service.transport.request_queue import STREAMS
 from storage.catalog import Catalog, Generation, catalog_of
 from storage.settings import Settings
 from storage.snapshots import snapshots_of
-from workers.heartbeat import Heartbeat
 from workers.servers import connect_url
+from workers.signs.heartbeat import Heartbeat
 
 BATCH_SECONDS = 0.05
 

@@ -16,11 +16,11 @@ from servers import wait_for
 from sqlalchemy import delete, event, update
 
 from pipeline.replica import IndexReplica
-from query_service import served as served_module
 from query_service import worker
-from query_service.asked import Served
-from query_service.served import ServedCollections
-from query_service.taken_requests import RequestQueue
+from query_service.answers.asked import Served
+from query_service.serving import served as served_module
+from query_service.serving.served import ServedCollections
+from query_service.serving.taken_requests import RequestQueue
 from storage.catalog import Catalog, Generation, tables
 from storage.errors import CatalogUnavailable
 from storage.images.local import LocalStorage

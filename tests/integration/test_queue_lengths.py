@@ -6,9 +6,9 @@ from pydantic import SecretStr
 
 from storage.settings import Settings
 from workers.celery_app import make_app, queued_batches, send_batch
-from workers.health import LocalHealth, RoleHealth, health_of
-from workers.queue_lengths import queue_lengths, watch_queues
 from workers.servers import connect_url
+from workers.signs.health import LocalHealth, RoleHealth, health_of
+from workers.signs.queue_lengths import queue_lengths, watch_queues
 
 
 @pytest.fixture

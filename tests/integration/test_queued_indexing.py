@@ -22,10 +22,10 @@ from storage.settings import Schedule, Settings
 from storage.snapshots import snapshots_of
 from visual_search.collection import ImageCollection
 from workers.aggregator import LEASE_SECONDS
-from workers.heartbeat import read_heartbeats
 from workers.job_client import JobClient
 from workers.result_stream import ResultStream
 from workers.servers import connect_url
+from workers.signs.heartbeat import read_heartbeats
 
 pytestmark = pytest.mark.slow  # real processes that wait for each other: `make test-slow`
 

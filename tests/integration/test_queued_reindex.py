@@ -28,7 +28,7 @@ from storage.settings import Settings
 from visual_search.collection import ImageCollection, Query
 from visual_search.reindexing import roll_back
 from workers.job_client import JobClient
-from workers.queued_reindex import QueuedPlan
+from workers.submitting.queued_reindex import QueuedPlan
 
 pytestmark = pytest.mark.slow  # real processes that wait for each other: `make test-slow`
 
@@ -138,7 +138,7 @@ def test_the_model_changes_while_images_come_and_go_and_no_answer_mixes_models(
     worker_process: StartRole,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("workers.queued_reindex.LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("workers.submitting.queued_reindex.LOOK_SECONDS", 0.02)
     first, second = checkpoints
     settings = settings_for(first, database)
     later = [f"later/{number:02}.jpg" for number in range(LATER_IMAGES)]

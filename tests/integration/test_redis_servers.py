@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 from servers import environment_of, free_port
 
-from query_service.service_place import find_service
+from query_service.transport.service_place import find_service
 from storage.settings import Settings
 from workers import bundled_valkey
 from workers.bundled_valkey import ensure_valkey, find_valkey, stop_valkey

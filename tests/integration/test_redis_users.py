@@ -16,9 +16,9 @@ from servers import ROOT, StartRole, ValkeyServer, environment_of, free_port, wa
 
 from query_service.client import SearchClient
 from storage.settings import Settings
-from workers.heartbeat import Heartbeat, Sign, read_signs
 from workers.job_client import JobClient
 from workers.servers import connect_redis
+from workers.signs.heartbeat import Heartbeat, Sign, read_signs
 
 ROLES = ("http", "embed", "aggregator", "beat", "query", "operator")
 PROBE = [sys.executable, "-m", "workers.probe", "--ready"]

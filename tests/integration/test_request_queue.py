@@ -18,8 +18,9 @@ from redis.exceptions import OutOfMemoryError
 from search_entries import reply, request, submit
 from servers import ROOT, wait_for
 
-from query_service import taken_requests
-from query_service.request_queue import (
+from query_service.serving import taken_requests
+from query_service.serving.taken_requests import RequestQueue
+from query_service.transport.request_queue import (
     CANCEL_SCRIPT,
     CANCELLED,
     DEAD_LETTERS,
@@ -27,7 +28,6 @@ from query_service.request_queue import (
     cancel_arguments,
     reply_key,
 )
-from query_service.taken_requests import RequestQueue
 from workers.servers import connect_url
 
 
@@ -153,7 +153,7 @@ def test_the_deadline_counts_from_when_redis_took_it(client: Redis, queue: Reque
 
 _WAITING = """
 import sys, time
-from query_service.taken_requests import RequestQueue
+from query_service.serving.taken_requests import RequestQueue
 from workers.servers import connect_url
 
 queue = RequestQueue(connect_url(sys.argv[1]), "frozen", 4)
@@ -179,7 +179,7 @@ def test_the_deadline_also_counts_while_a_worker_that_waited_was_frozen(client: 
 
 _ASKING = """
 import sys, time
-from query_service.taken_requests import RequestQueue
+from query_service.serving.taken_requests import RequestQueue
 from search_entries import request, submit
 from workers.servers import connect_url
 

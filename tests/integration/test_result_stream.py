@@ -9,9 +9,9 @@ from servers import wait_for
 
 from storage.catalog import BatchResult, IndexBatch
 from workers.errors import BatchInterrupted, RedisUnavailable
-from workers.heartbeat import Heartbeat, read_heartbeats
 from workers.result_stream import DEAD_LETTERS, GROUP, STREAM, ResultStream
 from workers.servers import connect_url
+from workers.signs.heartbeat import Heartbeat, read_heartbeats
 from workers.wire import unpack
 
 

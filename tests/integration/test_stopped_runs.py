@@ -12,7 +12,7 @@ from slow_reading import SLOWLY
 from storage.catalog import Catalog
 from storage.settings import Settings
 from visual_search import ImageCollection
-from workers.run_owners import PROCESS, end_dead_runs, this_process
+from workers.machine.run_owners import PROCESS, end_dead_runs, this_process
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from alembic.config import Config
 from sqlalchemy import text
 
 from storage.catalog import schema
-from storage.catalog.engine import Database
+from storage.catalog.database.engine import Database
 
 
 def address_for(request: pytest.FixtureRequest, tmp_path: Path) -> str:

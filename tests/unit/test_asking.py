@@ -12,14 +12,14 @@ import pytest
 
 from pipeline.errors import InvalidQuery
 from pipeline.rerank import RerankOptions
-from query_service.asking import filter_of, request_of
 from query_service.protocol import QueryPart
-from query_service.service_place import FORGET_SECONDS, FRESH_SECONDS, SIGNS, signs_left, silent_seconds
+from query_service.transport.asking import filter_of, request_of
+from query_service.transport.service_place import FORGET_SECONDS, FRESH_SECONDS, SIGNS, signs_left, silent_seconds
 from storage.errors import ImageNotFound, ImageTooLarge, InvalidFilter
 from storage.filters import And, Equals, In, parse_filter
 from storage.settings import Settings
 from visual_search.version import __version__
-from workers import heartbeat
+from workers.signs import heartbeat
 
 YEAR = Equals(key="year", value=2020)
 SETTINGS = Settings(collection="photos", search_seconds=7.0, max_image_bytes=10)

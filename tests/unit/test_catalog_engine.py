@@ -19,8 +19,8 @@ from sqlalchemy import select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.catalog import Catalog, Generation, IndexBatch, IndexedImage, tables
-from storage.catalog.column_types import UtcDateTime
-from storage.catalog.engine import Database
+from storage.catalog.database.column_types import UtcDateTime
+from storage.catalog.database.engine import Database
 from storage.errors import CatalogError, CatalogUnavailable, SchemaMismatch
 from storage.records import ImageMetadata, ModelIdentity
 

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from pictures import jpeg
 
 from storage.catalog import schema
-from storage.catalog.engine import VERSION_TABLE, Database
+from storage.catalog.database.engine import VERSION_TABLE, Database
 from storage.settings import Settings
 from visual_search import ImageCollection
 from visual_search.collection import Query

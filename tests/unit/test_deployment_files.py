@@ -113,7 +113,7 @@ def test_compose_sets_only_settings_that_there_are():
 
 def _metrics():
     """Every metric of ours by the names that Prometheus sees, with its labels."""
-    for module in ("workers.metrics", "query_service.metrics", "query_service.http.http_metrics"):
+    for module in ("workers.signs.metrics", "query_service.metrics", "query_service.http.http_metrics"):
         import_module(module)
     found = {}
     for collector in set(REGISTRY._collector_to_names):

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InvalidQuery
-from query_service.busy_retries import BusyRetries
 from query_service.errors import MalformedMessage, SearchCancelled, ServiceBusy
-from query_service.exchange import TOGETHER, Exchange, NoAnswer, together, windows
 from query_service.protocol import ErrorReply, QueryPart, SearchReply, SearchRequest
-from query_service.request_queue import STREAMS, reply_key
+from query_service.transport.busy_retries import BusyRetries
+from query_service.transport.exchange import TOGETHER, Exchange, NoAnswer, together, windows
+from query_service.transport.request_queue import STREAMS, reply_key
 from query_service.wire import MAX_REQUEST_BYTES, pack_reply
 
 

@@ -9,12 +9,12 @@ import pytest
 from servers import ROOT, environment_of
 
 from storage.settings import Settings
-from workers.logs import CONTEXT_FIELDS, about, configure_logging
+from workers.machine.logs import CONTEXT_FIELDS, about, configure_logging
 
 _ROLE = """
 import logging, sys, warnings
-from workers.logs import about
-from workers.role_process import run_role
+from workers.machine.logs import about
+from workers.machine.role_process import run_role
 
 def run(settings, stop):
     log = logging.getLogger("somewhere")

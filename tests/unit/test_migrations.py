@@ -18,7 +18,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
 from storage.catalog import Catalog, schema, tables
-from storage.catalog.engine import VERSION_TABLE, Database
+from storage.catalog.database.engine import VERSION_TABLE, Database
 from storage.errors import CatalogUnavailable, SchemaMismatch
 
 ROOT = Path(__file__).parents[2]

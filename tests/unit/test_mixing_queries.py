@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import InvalidQuery
-from query_service.mixing import mix, unit_vector
+from query_service.answers.mixing import mix, unit_vector
 from storage.errors import InvalidVector
 
 

@@ -14,7 +14,7 @@ from old_catalogs import address_for, catalog_at_revision
 from sqlalchemy import create_engine
 
 from storage.catalog import Catalog, JobRequest, tables
-from storage.catalog.engine import VERSION_TABLE
+from storage.catalog.database.engine import VERSION_TABLE
 
 STARTED, FINISHED = "2026-01-02 03:04:05.000006+00:00", "2026-01-02 03:05:06.000007+00:00"
 # Numbers are given by the database, as ever: those of a new catalog begin with 1.

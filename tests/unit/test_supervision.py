@@ -9,10 +9,10 @@ import psutil
 import pytest
 
 from storage.settings import Settings
-from workers import one_machine, supervision
 from workers.errors import PortTaken
-from workers.one_machine import Shares, page_address, roles_of, with_port
-from workers.supervision import Patience, Role, Supervisor
+from workers.machine import one_machine, supervision
+from workers.machine.one_machine import Shares, page_address, roles_of, with_port
+from workers.machine.supervision import Patience, Role, Supervisor
 
 SLEEPER = "import time; print('awake'); time.sleep(600)"
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); time.sleep(600)"

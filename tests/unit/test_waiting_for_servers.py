@@ -7,8 +7,8 @@ from threading import Event, Timer
 
 import pytest
 
-from query_service import waiting_for_servers
-from query_service.waiting_for_servers import opened_when_there
+from query_service.serving import waiting_for_servers
+from query_service.serving.waiting_for_servers import opened_when_there
 from workers.errors import RedisUnavailable, RedisUnusable
 
 

@@ -6,7 +6,7 @@ from contextlib import closing
 
 from pipeline.errors import InvalidQuery
 from pipeline.replica import IndexReplica
-from query_service.answering import Answering, Served
+from query_service.answers.answering import Answering, Served
 from query_service.errors import error_of
 from query_service.protocol import SearchAnswer, SearchRequest
 from visual_search.collection import ImageCollection

@@ -24,7 +24,7 @@ from visual_search.cli.options import (
 from visual_search.cli.output import ExitCode, console, error_console, print_json
 from visual_search.cli.progress import counter, indexing_progress
 from visual_search.collection import ImageCollection
-from workers.run_owners import interrupted_by_sigterm
+from workers.machine.run_owners import interrupted_by_sigterm
 
 EXAMPLES = """
 **Examples**

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from storage.catalog import JobProgress
 from visual_search.cli.output import ExitCode, console, error_console, print_json, print_table
-from workers.job_document import COUNTS, job_document
+from workers.submitting.job_document import COUNTS, job_document
 
 
 def print_job(progress: JobProgress, *, as_json: bool) -> None:

@@ -19,7 +19,7 @@ from visual_search.cli.output import ExitCode, console, error_console, print_jso
 from visual_search.cli.progress import indexing_progress
 from visual_search.reindexing import ReindexPlan, reindex
 from workers.job_client import JobClient
-from workers.queued_reindex import QueuedPlan
+from workers.submitting.queued_reindex import QueuedPlan
 
 EXAMPLES = """
 **Examples**

@@ -12,9 +12,9 @@ import typer
 
 from pipeline.errors import InvalidQuery
 from pipeline.rerank import RerankOptions
-from query_service.asking import filter_of
 from query_service.client import SearchClient
 from query_service.protocol import MAX_K, MAX_OFFSET, MAX_TIMEOUT_SECONDS, SearchRequest
+from query_service.transport.asking import filter_of
 from storage.settings import Settings
 from visual_search.cli.embedded_search import answer_embedded
 from visual_search.cli.options import (

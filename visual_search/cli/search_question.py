@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import InvalidQuery
-from query_service.asking import picture_part
 from query_service.protocol import QueryPart
+from query_service.transport.asking import picture_part
 from visual_search.query import Query
 
 

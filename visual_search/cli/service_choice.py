@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from threading import Thread
 
 from query_service.client import SearchClient
-from query_service.service_place import HOW_TO_START
+from query_service.transport.service_place import HOW_TO_START
 from storage.errors import VisualSearchError
 from storage.settings import Settings
 from workers.errors import RedisUnavailable

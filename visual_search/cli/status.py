@@ -13,7 +13,7 @@ from visual_search.cli.job_output import duration
 from visual_search.cli.options import AsJson, ConfigFile, DataDir, settings_from
 from visual_search.cli.output import ExitCode, console, print_json, print_table
 from visual_search.overview import CollectionOverview, overview_of
-from workers.health import QueueHealth, health_here, queue_health, rows_of
+from workers.signs.health import QueueHealth, health_here, queue_health, rows_of
 
 EXAMPLES = """
 **Examples**

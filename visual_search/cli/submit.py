@@ -22,7 +22,7 @@ from visual_search.cli.options import (
 )
 from visual_search.cli.output import ExitCode, error_console
 from workers.job_client import JobClient
-from workers.submit import ATTRIBUTES_UNUSED
+from workers.submitting.submit import ATTRIBUTES_UNUSED
 
 EXAMPLES = """
 **Examples**

@@ -9,7 +9,7 @@ import typer
 
 from visual_search.cli.options import ConfigFile, DataDir, settings_from
 from visual_search.cli.output import ExitCode, error_console
-from workers.one_machine import Shares, page_address, run_everything, with_port
+from workers.machine.one_machine import Shares, page_address, run_everything, with_port
 
 EXAMPLES = """
 **Examples**

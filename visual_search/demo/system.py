@@ -23,7 +23,7 @@ from storage.errors import VisualSearchError
 from storage.settings import Settings
 from visual_search.cli.output import console
 from workers.job_client import JobClient
-from workers.one_machine import with_port
+from workers.machine.one_machine import with_port
 
 COLLECTION = "demo"
 _NOT_YET = ("unknown_collection", "unknown_image_id")

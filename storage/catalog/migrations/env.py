@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from alembic import context
 
-from storage.catalog.engine import VERSION_TABLE
-from storage.catalog.postgres import store_vectors_plainly
+from storage.catalog.database.engine import VERSION_TABLE
+from storage.catalog.database.postgres import store_vectors_plainly
 from storage.catalog.tables import metadata
 
 connection = context.config.attributes["connection"]

@@ -18,8 +18,8 @@ from query_service.async_client import AsyncSearchClient
 from query_service.client import SearchClient
 from query_service.errors import SearchCancelled
 from query_service.protocol import SearchRequest
-from query_service.request_queue import CANCELLED, STREAMS, reply_key
-from query_service.taken_requests import RequestQueue
+from query_service.serving.taken_requests import RequestQueue
+from query_service.transport.request_queue import CANCELLED, STREAMS, reply_key
 from storage.settings import Settings
 from workers.servers import connect_url
 

@@ -16,7 +16,7 @@ from servers import ValkeyServer, free_port, wait_for
 from query_service import async_client as async_client_module
 from query_service import client as client_module
 from query_service.errors import DeadlineExceeded
-from query_service.request_queue import STREAMS
+from query_service.transport.request_queue import STREAMS
 from storage.settings import Settings
 from workers.bundled_valkey import ensure_valkey, stop_valkey
 from workers.errors import RedisUnavailable, RedisUnusable

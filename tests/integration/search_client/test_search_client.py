@@ -10,9 +10,9 @@ import pytest
 from search_replies import VECTOR, answer, assert_nothing_stays, refuse_unknown, replying
 
 from query_service.errors import DeadlineExceeded, ServiceBusy
-from query_service.exchange import TOGETHER
 from query_service.protocol import SearchReply, SearchRequest
-from query_service.request_queue import STREAMS
+from query_service.transport.exchange import TOGETHER
+from query_service.transport.request_queue import STREAMS
 from storage.errors import InvalidFilter, UnknownImageId, VisualSearchError
 from storage.settings import Settings
 

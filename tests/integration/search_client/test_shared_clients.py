@@ -14,7 +14,7 @@ from servers import wait_for
 from query_service.async_client import AsyncSearchClient
 from query_service.client import SearchClient
 from query_service.protocol import SearchAnswer
-from query_service.request_queue import STREAMS
+from query_service.transport.request_queue import STREAMS
 from storage.settings import Settings
 
 

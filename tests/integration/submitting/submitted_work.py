@@ -11,7 +11,7 @@ from storage.images.backend import StoredObject
 from storage.images.locate import ImageReader, open_source
 from workers.embed_batches import merged
 from workers.job_client import JobClient
-from workers.submit import generation_for
+from workers.submitting.submit import generation_for
 
 
 def work_off(catalog: Catalog) -> int:

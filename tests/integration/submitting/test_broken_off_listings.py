@@ -11,8 +11,8 @@ from submitted_work import request_for
 from pipeline.indexing.source import SourceItem
 from storage.images.backend import StoredObject
 from workers.job_client import JobClient
-from workers.planner import Planner
-from workers.submit import generation_for
+from workers.submitting.planner import Planner
+from workers.submitting.submit import generation_for
 
 
 class TestBrokenOffListing:

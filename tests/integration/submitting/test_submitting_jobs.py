@@ -22,7 +22,7 @@ from storage.errors import CatalogUnavailable, ModelMismatch, StorageError, Unkn
 from storage.images.local import LocalStorage
 from storage.settings import Settings
 from workers.job_client import JobClient
-from workers.submit import generation_for
+from workers.submitting.submit import generation_for
 
 
 def test_a_submitted_folder_is_in_sql_and_in_the_queue(client: JobClient, photos: Path, redis_url: str) -> None:

@@ -12,7 +12,7 @@ from pictures import jpeg
 from pipeline.embedding_service import EmbeddingService
 from pipeline.replica import IndexReplica
 from pipeline.search import NearestNeighborSearch
-from query_service.answering import Answering, Served
+from query_service.answers.answering import Answering, Served
 from query_service.protocol import QueryPart, SearchAnswer, SearchReply, SearchRequest
 from storage.catalog import Catalog, IndexBatch, IndexedImage
 from storage.records import ImageMetadata

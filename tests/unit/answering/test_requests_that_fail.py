@@ -14,9 +14,9 @@ from pictures import jpeg
 
 from pipeline.embedding_service import EmbeddingService
 from pipeline.rerank import RerankOptions
-from query_service import preloaded_models
-from query_service.asked import Asked
-from query_service.preloaded_models import PreloadedModels
+from query_service.answers import preloaded_models
+from query_service.answers.asked import Asked
+from query_service.answers.preloaded_models import PreloadedModels
 from query_service.protocol import QueryPart, SearchRequest
 from storage.catalog import Catalog
 from storage.errors import CatalogUnavailable, ModelMismatch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from storage.catalog.column_types import PlainText, Sha256, UtcDateTime
+from storage.catalog.database.column_types import PlainText, Sha256, UtcDateTime
 
 revision = "0001"
 down_revision = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from storage.catalog.column_types import PlainText
+from storage.catalog.database.column_types import PlainText
 
 revision = "0004"
 down_revision = "0003"

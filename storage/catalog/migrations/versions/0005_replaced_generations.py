@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from storage.catalog.column_types import UtcDateTime
+from storage.catalog.database.column_types import UtcDateTime
 
 revision = "0005"
 down_revision = "0004"

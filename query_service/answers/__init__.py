@@ -1,0 +1,1 @@
+"""Answers searches: query vectors, batches against the index, reranking. Knows no Redis."""

@@ -1,0 +1,1 @@
+"""The query worker's parts: taking searches, following collections, replying."""

@@ -1,0 +1,1 @@
+"""Queued work in SQL: jobs, their batches, leases and results."""

@@ -1,0 +1,1 @@
+"""Vectors in SQL: their bytes, the changes feed, tombstones and published snapshots."""
