@@ -24,10 +24,10 @@ from storage.catalog import (
     catalog_exists,
     catalog_of,
     catalog_place,
-    postgres,
     tables,
 )
 from storage.catalog.commit import write_batch
+from storage.catalog.database import postgres
 from storage.catalog.database.engine import VERSION_TABLE
 from storage.catalog.schema import stored_revision
 from storage.errors import CatalogError, CatalogUnavailable, SchemaMismatch, SettingsError
