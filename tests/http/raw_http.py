@@ -37,7 +37,8 @@ def send_all(connection: socket.socket, *pieces: bytes) -> None:
         return
 
 
-def read(connection: socket.socket, *, until_closed: bool = True) -> Reply:
+def read(connection: socket.socket, *, until_closed: bool = True, silence: float | None = None) -> Reply:
+    """All that comes until the server closes; `silence`: or until it says no more, so many seconds after a head."""
     received = b""
     try:
         while True:
@@ -45,19 +46,21 @@ def read(connection: socket.socket, *, until_closed: bool = True) -> Reply:
             if not piece:
                 return Reply(received.decode("latin-1"), closed=True)
             received += piece
-            if not until_closed and b"\r\n\r\n" in received:
-                return Reply(received.decode("latin-1"), closed=False)
+            if b"\r\n\r\n" in received:
+                if not until_closed:
+                    return Reply(received.decode("latin-1"), closed=False)
+                connection.settimeout(silence or connection.gettimeout())
     except ConnectionError:
         return Reply(received.decode("latin-1"), closed=True)
     except TimeoutError:
         return Reply(received.decode("latin-1"), closed=False)
 
 
-def ask(port: int, *pieces: bytes, seconds: float = 30.0) -> Reply:
-    """One connection: send these pieces, read until it is closed."""
+def ask(port: int, *pieces: bytes, seconds: float = 30.0, silence: float | None = None) -> Reply:
+    """One connection: send these pieces, read until it is closed, or as `read` says."""
     with connect(port, seconds) as connection:
         send_all(connection, *pieces)
-        return read(connection)
+        return read(connection, silence=silence)
 
 
 def head(line: str, *headers: str) -> bytes:

@@ -160,7 +160,7 @@ def test_the_next_request_of_a_kept_connection_may_not_drip_either(port):
     ],
 )  # fmt: skip
 def test_broken_requests_are_refused(port, sent):
-    reply = ask(port, sent)
+    reply = ask(port, sent, silence=1.0)
     assert reply.status in (0, 400, 404, 403, 413, 501)
     assert reply.closed or reply.status
     assert "Traceback" not in reply.text
