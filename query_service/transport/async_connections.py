@@ -26,7 +26,6 @@ _Made = TypeVar("_Made")
 _timeout: Any = getattr(asyncio, "timeout", None) or import_module("async_timeout").timeout
 
 _MOST_CONNECTIONS = 128  # one for each search under way; more of them wait for one, within their time
-_NEVER_SECONDS = 86_400.0  # a read's own limit, above those of `in_time`; without one redis-py has its default
 
 
 class AsyncConnections:
@@ -43,6 +42,8 @@ class AsyncConnections:
             self._maker: Any = redis.asyncio.ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), **options)
         except (ValueError, TypeError) as error:
             raise RedisUnusable(f"{place} is no usable Redis address: {error}") from error
+        # `in_time` limits reads and writes; with a limit of its own, also the URL's, redis-py writes under `wait_for`
+        self._maker.connection_kwargs["socket_timeout"] = None
         self._free: list[Any] = []
         self._places = asyncio.Semaphore(_MOST_CONNECTIONS)
         self._closed = False
@@ -77,7 +78,7 @@ class AsyncConnections:
 async def pipelined(connection: Any, commands: Sequence[Command]) -> list[Any]:
     """Send all, then read all; the caller limits the time."""
     await connection.send_packed_command(connection.pack_commands(commands))
-    return [await connection.read_response(timeout=_NEVER_SECONDS) for _ in commands]
+    return [await connection.read_response() for _ in commands]
 
 
 async def in_time(work: Awaitable[_Made], seconds: float) -> _Made:

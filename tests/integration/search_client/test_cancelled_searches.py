@@ -60,6 +60,27 @@ def test_cancelling_the_task_cancels_the_search(settings: Settings, redis: Any) 
     assert redis.keys("vs:reply:*") == []
 
 
+@pytest.mark.parametrize("connected", [False, True])
+def test_a_task_hears_of_its_cancellation_at_every_step(
+    settings: Settings, redis: Any, redis_url: str, connected: bool
+) -> None:
+    """Also while it sends: one that is not heard leaves the search running to its deadline."""
+
+    async def cancel_after(steps: int) -> type[Any]:
+        async with AsyncSearchClient(settings, redis_url=f"{redis_url}?socket_timeout=30") as client:
+            if connected:
+                await client.workers()
+            task = asyncio.create_task(client.search(text="a dog"))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            return type((await asyncio.gather(task, return_exceptions=True))[0])
+
+    for steps in range(150):
+        assert asyncio.run(cancel_after(steps)) is asyncio.CancelledError, steps
+    assert redis.zcard(CANCELLED) > 0
+
+
 def test_a_task_that_is_cancelled_over_and_over_still_cancels_its_search(settings: Settings, redis: Any) -> None:
     """As anyio's scopes do, which cancel each further wait of a task."""
 
