@@ -72,7 +72,7 @@ class QueryWorker:
     def _step(self) -> None:
         taken: list[Taken] = []
         if monotonic() - self._looked >= _TAKE_OVER_SECONDS:
-            taken = self._queue.take_over()
+            taken = self._queue.take_over(self._aside.taken)
             if not taken:  # else look again after this batch: more may have been left
                 self._looked = monotonic()
             TAKEN_OVER.inc(len(taken))

@@ -77,15 +77,16 @@ class RequestQueue:
 
         return self._with_groups(read)
 
-    def take_over(self) -> list[Taken]:
+    def take_over(self, held: Sequence[Taken] = ()) -> list[Taken]:
         """Searches that their worker has left, as a rule because it died; [] when there are none.
 
         Those that were left once come together. One that was left again comes alone: it may be what kills workers,
-        and is not to take the others with it.
+        and is not to take the others with it. What is `held` here is not left, however long this process was frozen.
         """
+        mine = {(one.stream, one.entry) for one in held}
 
         def take_over() -> list[Taken]:
-            left = self._left_behind()
+            left = [one for one in self._left_behind() if one[:2] not in mine]
             once = [one for one in left if one[2] == 1]
             return self._claim(once[: self._batch] or sorted(left, key=lambda one: one[2])[:1])
 

@@ -25,7 +25,7 @@ from query_service.serving import search_loop, taken_requests
 from query_service.serving.search_loop import QueryWorker
 from query_service.serving.served import ServedCollections
 from query_service.serving.taken_requests import RequestQueue
-from query_service.transport.request_queue import STREAMS
+from query_service.transport.request_queue import DEAD_LETTERS, STREAMS, reply_key
 from storage.catalog import Catalog, Generation, catalog_of
 from storage.settings import Settings
 from storage.snapshots import snapshots_of
@@ -210,6 +210,37 @@ def test_searches_of_a_collection_that_is_loading_wait_for_it_while_they_have_ti
         assert RequestQueue(client, "two", 64).take_over() == []
         go_on.set()
         assert reply(client, long.request_id).answer is not None
+        stop.set()
+        thread.join(60)
+    answering.close()
+
+
+def test_a_worker_that_was_frozen_does_not_take_over_what_it_has_set_aside_itself(
+    settings: Settings, client: Redis, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Awake again it finds its own searches without a sign for long: they have cost nobody, and are no dead letters."""
+    monkeypatch.setattr(taken_requests, "TAKE_OVER_MS", 0)  # as if it had been frozen before each look
+    monkeypatch.setattr(search_loop, "_TAKE_OVER_SECONDS", 0.0)
+    monkeypatch.setattr(search_loop, "_BLOCK_MS", 1)
+    go_on, stop = threading.Event(), threading.Event()
+    answering = Answering(catalog, PreloadedModels(settings))
+    with ServedCollections(catalog, snapshots_of(settings, catalog), lambda _: go_on.wait(60) and None) as served:
+        wait_for(served._looked.is_set)
+        steps: list[int] = []
+        queue = RequestQueue(client, "one", 64)
+        worker = QueryWorker(queue, served, answering, lambda done, _doing: steps.append(done))
+        one = request()
+        submit(client, one)
+        thread = threading.Thread(target=worker.run, args=(stop,), daemon=True)
+        thread.start()
+        wait_for(lambda: worker._aside.taken, what="the search to be set aside")
+        before = len(steps)
+        wait_for(lambda: len(steps) > before + 20, what="so many looks")
+        go_on.set()
+        told = reply(client, one.request_id)
+        assert told.answer is not None, told.error
+        wait_for(lambda: not client.xlen(STREAMS["normal"]), what="the search to be forgotten")
+        assert not client.exists(DEAD_LETTERS, reply_key(one.request_id))
         stop.set()
         thread.join(60)
     answering.close()
