@@ -81,10 +81,10 @@ class Deployment:
         self.started[f"{name}{instance}"] = RoleProcess(process, log)
         return self.started[f"{name}{instance}"]
 
-    def run(self, name: str, *arguments: str) -> RoleProcess:
+    def run(self, name: str, *arguments: str, **more: str) -> RoleProcess:
         """Start a service that ends by itself, and wait for it; each run has a log of its own."""
-        role = self.start(name, *arguments, instance=f"-{len(self.started)}")
-        role.process.wait(timeout=120)
+        role = self.start(name, *arguments, instance=f"-{len(self.started)}", **more)
+        role.process.wait(timeout=300)
         return role
 
     def environment(self, service: Mapping[str, Any], instance: str = "") -> dict[str, str]:

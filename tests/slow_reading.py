@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-READ_SECONDS = 0.02  # each picture
+READ_SECONDS = 0.1  # each picture
 
 _PROGRAM = f"""
 import time

@@ -42,7 +42,7 @@ def browser(_chromium: None) -> Iterator[Browser]:
     """Ends with each module: while Playwright runs, an event loop runs in this thread, and `asyncio.run` refuses to."""
     expect.set_options(timeout=120_000)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS, timeout=180_000)
         yield browser
         browser.close()
 

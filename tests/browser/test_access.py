@@ -131,7 +131,7 @@ def test_the_page_is_light_and_asks_no_other_host(service: WebService) -> None:
     scripts = {path.name for path in files if path.suffix == ".js"}
     page = (web / "index.html").read_text(encoding="utf-8")
     assert {name for name in scripts if f'href="static/{name}"' not in page} == {"app.js"}, "all others are preloaded"
-    policy = httpx.get(service.url).headers["content-security-policy"]
+    policy = httpx.get(service.url, timeout=120).headers["content-security-policy"]
     assert "unsafe" not in policy
 
 

@@ -27,8 +27,8 @@ class WatchedPage:
         self.url = url
         self.problems: list[str] = []
         self.expected: tuple[str, ...] = ()
+        context.set_default_timeout(120_000)  # a busy machine; nothing is asserted about time
         self.page: Page = context.new_page()
-        self.page.set_default_timeout(120_000)  # a busy machine; nothing is asserted about time
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
         self.page.on("dialog", self._dialog)

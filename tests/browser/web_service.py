@@ -97,7 +97,8 @@ def running_service(folder: Path) -> Iterator[WebService]:
         redis_url=valkey.url,
         http_port=free_port(),
         batch_images=4,
-        lease_seconds=10.0,
+        lease_seconds=60.0,
+        search_seconds=120.0,  # a busy machine takes longer than people wait
         requests_per_minute=0,
     )
     service = WebService(settings, folder)

@@ -24,7 +24,7 @@ class Reply:
         return json.loads(self.text.partition("\r\n\r\n")[2])
 
 
-def connect(port: int, seconds: float = 30.0) -> socket.socket:
+def connect(port: int, seconds: float = 180.0) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=seconds)
 
 
@@ -56,7 +56,7 @@ def read(connection: socket.socket, *, until_closed: bool = True, silence: float
         return Reply(received.decode("latin-1"), closed=False)
 
 
-def ask(port: int, *pieces: bytes, seconds: float = 30.0, silence: float | None = None) -> Reply:
+def ask(port: int, *pieces: bytes, seconds: float = 180.0, silence: float | None = None) -> Reply:
     """One connection: send these pieces, read until it is closed, or as `read` says."""
     with connect(port, seconds) as connection:
         send_all(connection, *pieces)

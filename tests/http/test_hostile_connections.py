@@ -72,7 +72,9 @@ def test_who_waits_for_leave_to_send_gets_the_refusal_instead(port):
 
 
 def test_a_body_of_the_largest_size_is_taken(port):
-    assert httpx.post(f"http://127.0.0.1:{port}/v1/probe/body", content=b"x" * MOST).json() == {"bytes": MOST}
+    assert httpx.post(f"http://127.0.0.1:{port}/v1/probe/body", content=b"x" * MOST, timeout=120).json() == {
+        "bytes": MOST
+    }
 
 
 def test_an_endless_chunked_body_is_refused_and_the_connection_closed(port):
@@ -91,9 +93,9 @@ def test_an_endless_body_that_nobody_reads_is_cut_off(port):
 def test_a_client_that_sends_all_before_it_reads_sees_the_refusal(port):
     """As browsers do: a closed connection would hide the reply."""
     url = f"http://127.0.0.1:{port}/v1/probe/body"
-    assert httpx.post(url, content=b"x" * (MOST + 5000)).status_code == 413
-    assert httpx.post(url, content=(b"x" * 1000 for _ in range(15))).status_code == 413
-    assert httpx.post(f"http://127.0.0.1:{port}/v1/no-such", content=b"x" * MOST).status_code == 404
+    assert httpx.post(url, content=b"x" * (MOST + 5000), timeout=120).status_code == 413
+    assert httpx.post(url, content=(b"x" * 1000 for _ in range(15)), timeout=120).status_code == 413
+    assert httpx.post(f"http://127.0.0.1:{port}/v1/no-such", content=b"x" * MOST, timeout=120).status_code == 404
 
 
 def test_a_small_body_that_nobody_reads_does_not_cost_the_connection(port):

@@ -208,7 +208,7 @@ def test_what_nobody_answers_ends_in_time_and_leaves_nothing(http_app: InProcess
 def test_a_full_queue_is_busy_and_says_when_to_try_again(http_settings: Settings) -> None:
     settings = http_settings.model_copy(update={"search_queue": 1})
     with connect_redis(settings) as redis, in_process(settings) as app:
-        redis.xadd(STREAMS["normal"], {"id": "0" * 32, "m": b"", "t": 10_000})
+        redis.xadd(STREAMS["normal"], {"id": "0" * 32, "m": b"", "t": 600_000})
         reply = app.client.post("/v1/search", json={"query": [TEXT]})
         assert error_of(reply, 429)["reason"] == "busy"
         assert int(reply.headers["Retry-After"]) >= 1

@@ -100,10 +100,12 @@ def test_a_source_that_does_not_answer_gets_its_batch_back(worker, monkeypatch):
 
 
 def test_a_worker_that_is_told_to_stop_leaves_a_running_batch_after_its_grace(worker):
-    worker.stop.ask()
-    worker.stop.ask()
-    assert worker.stop.asked
-    assert not worker.stop.overdue
+    patient = StopRequest(3600)
+    for stop in (patient, worker.stop):
+        stop.ask()
+        stop.ask()
+    assert patient.asked
+    assert not patient.overdue
     wait_for(lambda: worker.stop.overdue)
     batch = worker.batch()
     assert worker.embedder.embed(batch) is Outcome.GIVEN_BACK

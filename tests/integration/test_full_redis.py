@@ -51,7 +51,7 @@ def test_a_job_that_meets_a_full_redis_is_done_once_there_is_room(
         assert jobs.get(job_id).pending == 12
         empty()
         if refused is worker:  # Celery gives up; whoever supervises the process starts it again
-            assert worker.process.wait(timeout=60) == 1
+            assert worker.process.wait(timeout=180) == 1
             assert "redis_unavailable" in worker.text()
             worker = worker_process(settings)
         wait_for(lambda: jobs.get(job_id).is_over, what="the job to be over")

@@ -32,8 +32,9 @@ SEED = int(os.environ.get("HOSTILE_SEED", "4"))
 @pytest.fixture
 def settings(tmp_path: Path, redis_url: str) -> Settings:
     made = Settings(
-        data_dir=tmp_path / "data", model="baseline", redis_url=redis_url, http_port=free_port(), requests_per_minute=0
-    )
+        data_dir=tmp_path / "data", model="baseline", redis_url=redis_url, http_port=free_port(),
+        requests_per_minute=0, search_seconds=120,
+    )  # fmt: skip
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(8):
@@ -93,7 +94,7 @@ def problem(one: Hostile, outcome: tuple[str, str]) -> str | None:
 
 def send_raw(client: Any, one: Hostile) -> str:
     request_id = secrets.token_hex(16)
-    client.xadd(STREAMS["normal"], {"id": request_id, "m": one.data, "t": 20_000, **one.fields})
+    client.xadd(STREAMS["normal"], {"id": request_id, "m": one.data, "t": 120_000, **one.fields})
     return request_id
 
 
@@ -114,7 +115,7 @@ def test_hostile_entries_of_the_queue(client: Any, worker: RoleProcess) -> None:
     for first in range(0, len(cases), TOGETHER):
         sent = [(one, send_raw(client, one)) for one in cases[first : first + TOGETHER]]
         for one, request_id in sent:
-            found = client.blpop(reply_key(request_id), timeout=120)
+            found = client.blpop(reply_key(request_id), timeout=180)
             assert found is not None, f"{one.name}: no reply\n{worker.text()[-3000:]}"
             problems.append(problem(one, outcome_of(unpack_reply(found[1]))))
     assert [one for one in problems if one] == []
@@ -134,7 +135,7 @@ def test_hostile_bodies_over_http(client: Any, worker: RoleProcess, start_role: 
     web = start_role("query_service.http", settings)
     wait_for(lambda: web.says("ready"), what="the HTTP API to be ready")
     pids, problems = (worker.pid, web.pid), []
-    with httpx.Client(base_url=f"http://127.0.0.1:{settings.http_port}", timeout=120) as http:
+    with httpx.Client(base_url=f"http://127.0.0.1:{settings.http_port}", timeout=180) as http:
 
         def ask() -> str:
             reply = http.post("/v1/search", files=[("image", ("a.jpg", jpeg(3)))], data={"request": '{"k": 1}'})

@@ -177,7 +177,7 @@ def test_an_aggregator_killed_between_commit_and_acknowledgement_loses_and_doubl
     with JobClient(settings) as client, connect_url(redis_url) as redis:
         job = client.submit(folder)
         with dying_aggregator(settings) as process:
-            assert process.wait(timeout=60) == 9
+            assert process.wait(timeout=180) == 9
         committed = client.get(job.job.id).done
         assert committed > 0
         assert ResultStream(redis, 64).length() > 0, "it was killed too late"
@@ -314,7 +314,7 @@ def test_a_role_that_cannot_start_says_so_in_one_line(
         env={**environment_of(settings), "PYTHONPATH": os.fspath(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 1

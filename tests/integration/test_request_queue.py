@@ -225,7 +225,7 @@ def test_a_cancelled_search_is_seen_as_such_and_forgotten_with_it(client: Redis,
     one, other = request(), request()
     submit(client, one)
     submit(client, other)
-    client.eval(CANCEL_SCRIPT, *cancel_arguments(one.request_id, 10.0))
+    client.eval(CANCEL_SCRIPT, *cancel_arguments(one.request_id, 600.0))
     taken = queue.read(1)
     assert [each.cancelled for each in taken] == [True, False]
     queue.settle([(taken[0], None), (taken[1], b"said")])
@@ -247,6 +247,7 @@ def test_what_a_dead_worker_held_is_taken_over_and_what_kills_workers_comes_alon
         submit(client, one)
     assert len(queue.read(1)) == 3
     second, third = RequestQueue(client, "two", 4), RequestQueue(client, "three", 4)
+    nobody_is_silent(monkeypatch)
     assert second.take_over() == []
     everybody_is_silent(monkeypatch)
     left = second.take_over()
@@ -291,7 +292,7 @@ def test_a_cancelled_search_is_seen_when_it_is_taken_over(
     one = request()
     submit(client, one)
     assert [taken.cancelled for taken in queue.read(1)] == [False]
-    client.eval(CANCEL_SCRIPT, *cancel_arguments(one.request_id, 10.0))
+    client.eval(CANCEL_SCRIPT, *cancel_arguments(one.request_id, 600.0))
     assert [taken.cancelled for taken in queue.take_over()] == [True]
 
 

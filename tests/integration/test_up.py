@@ -23,7 +23,9 @@ ROLES = ("embed-worker", "aggregator", "beat", "query-worker", "http")
 
 @pytest.fixture
 def settings(tmp_path, _valkey_program):
-    return Settings(data_dir=tmp_path / "home", model="baseline", sweep_seconds=1, lease_seconds=30, http_port=0)
+    return Settings(
+        data_dir=tmp_path / "home", model="baseline", sweep_seconds=1, lease_seconds=60, http_port=0, search_seconds=120
+    )
 
 
 @pytest.fixture
@@ -91,15 +93,15 @@ def test_searches_are_answered_by_rpc_and_over_http_and_the_page_is_served(up, s
     by_rpc = [one["image_id"] for one in json.loads(asked.stdout)["results"]]
     assert len(by_rpc) == 3
     body = {"query": [{"image_id": "odd/03.jpg"}], "k": 3}
-    answer = httpx.post(f"{_address(up)}v1/search", json=body, timeout=30).json()
+    answer = httpx.post(f"{_address(up)}v1/search", json=body, timeout=180).json()
     assert [one["image_id"] for one in answer["results"]] == by_rpc
-    assert "<title>" in httpx.get(_address(up)).text
-    assert httpx.get(f"{_address(up)}readyz").status_code == 200
+    assert "<title>" in httpx.get(_address(up), timeout=180).text
+    wait_for(lambda: httpx.get(f"{_address(up)}readyz", timeout=180).status_code == 200, what="it to be ready")
     gone = by_rpc[0]
-    assert httpx.delete(f"{_address(up)}v1/images/{gone}").json()["deleted"] is True
+    assert httpx.delete(f"{_address(up)}v1/images/{gone}", timeout=180).json()["deleted"] is True
 
     def found():
-        answer = httpx.post(f"{_address(up)}v1/search", json=body, timeout=30).json()
+        answer = httpx.post(f"{_address(up)}v1/search", json=body, timeout=180).json()
         return [one["image_id"] for one in answer["results"]]
 
     wait_for(lambda: gone not in found(), what="the deleted image to be gone from searches")

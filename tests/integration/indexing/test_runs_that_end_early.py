@@ -73,7 +73,7 @@ def test_equal_content_is_embedded_once_also_while_its_commit_is_under_way(setti
     commit, settle, copies_seen = Catalog.commit, Outcomes.settle_by_content, threading.Event()
 
     def slow(catalog, generation_id, batch):
-        assert copies_seen.wait(20)
+        assert copies_seen.wait(120)
         return commit(catalog, generation_id, batch)
 
     def watched(outcomes, chunk):

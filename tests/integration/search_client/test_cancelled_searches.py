@@ -25,7 +25,7 @@ from workers.servers import connect_url
 
 
 def test_a_cancelled_search_ends_at_once_for_whoever_waits(settings: Settings, redis: Any) -> None:
-    request = SearchRequest.model_validate({"parts": [{"text": "a dog"}], "timeout_seconds": 30.0})
+    request = SearchRequest.model_validate({"parts": [{"text": "a dog"}], "timeout_seconds": 120.0})
     with SearchClient(settings) as client, ThreadPoolExecutor() as threads:
         waiting = threads.submit(client.send, request)
         wait_for(lambda: redis.xlen(STREAMS["normal"]) == 1)
@@ -128,12 +128,12 @@ def test_ctrl_c_cancels_the_search(settings: Settings, redis: Any) -> None:
     program = (
         "import sys\nfrom query_service.client import SearchClient\n"
         "from storage.settings import Settings\n"
-        f"SearchClient(Settings(), redis_url={settings.redis_url.get_secret_value()!r}).search(text='a dog')"  # type: ignore[union-attr]
+        f"SearchClient(Settings(search_seconds=60), redis_url={settings.redis_url.get_secret_value()!r}).search(text='a dog')"  # type: ignore[union-attr]
     )
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE)
     wait_for(lambda: redis.xlen(STREAMS["normal"]) == 1)
     process.send_signal(signal.SIGINT)
-    assert b"KeyboardInterrupt" in process.communicate(timeout=60)[1]
+    assert b"KeyboardInterrupt" in process.communicate(timeout=180)[1]
     assert redis.zcard(CANCELLED) == 1
 
 

@@ -66,7 +66,7 @@ def test_closing_amid_searches_of_tasks_leaves_them_their_answers(settings: Sett
 def test_parent_and_child_of_a_fork_both_go_on(settings: Settings, redis_url: str) -> None:
     program = (
         "import os\nfrom query_service.client import SearchClient\nfrom storage.settings import Settings\n"
-        f"client = SearchClient(Settings(), redis_url={redis_url!r})\n"
+        f"client = SearchClient(Settings(search_seconds=60), redis_url={redis_url!r})\n"
         "client.search(text='before')\n"
         "pid = os.fork()\n"
         "name = 'parent' if pid else 'child'\n"
@@ -77,5 +77,5 @@ def test_parent_and_child_of_a_fork_both_go_on(settings: Settings, redis_url: st
         "assert os.waitpid(pid, 0)[1] == 0\nprint('both')"
     )
     with replying(redis_url):
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
     assert done.stdout == "both\n", done.stderr
