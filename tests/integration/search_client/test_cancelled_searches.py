@@ -128,7 +128,8 @@ def test_ctrl_c_cancels_the_search(settings: Settings, redis: Any) -> None:
     program = (
         "import sys\nfrom query_service.client import SearchClient\n"
         "from storage.settings import Settings\n"
-        f"SearchClient(Settings(search_seconds=60), redis_url={settings.redis_url.get_secret_value()!r}).search(text='a dog')"  # type: ignore[union-attr]
+        "settings = Settings(search_seconds=60)\n"
+        f"SearchClient(settings, redis_url={settings.redis_url.get_secret_value()!r}).search(text='a dog')"  # type: ignore[union-attr]
     )
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE)
     wait_for(lambda: redis.xlen(STREAMS["normal"]) == 1)
