@@ -140,6 +140,53 @@ def test_an_embedded_run_that_a_switch_overtakes_stops_instead_of_hiding_its_ima
     catalog.commit(generation.id, IndexBatch([indexed("a", 5)], vectors_only=True))  # a rollback fills it
 
 
+def crash_to_the_last_attempt(catalog: Catalog, batch_id: int) -> None:
+    """Two workers have died of the batch, and a third one does now."""
+    for _ in range(2):
+        lease(catalog, batch_id, seconds=0)
+        catalog.batches.sweep()
+    lease(catalog, batch_id, seconds=0)
+
+
+def test_an_image_that_crashes_workers_is_tried_again_once_its_generation_was_pruned(
+    catalog: Catalog, generation: Generation, building: Generation
+) -> None:
+    job, [batch] = make_job(catalog, generation, ["new"])
+    crash_to_the_last_attempt(catalog, batch)  # by the model that a switch replaces meanwhile
+    catalog.lifecycle.activate(building.id, missing_allowed=3)
+    catalog.lifecycle.prune(generation.collection_id)
+    report = catalog.batches.sweep()  # it has to go on: the aggregator that sweeps is the one that commits
+    assert (report.given_up, [one.batch_id for one in report.to_send]) == (0, [batch])
+    assert lease(catalog, batch, seconds=0).generation.id == building.id
+    assert catalog.batches.sweep().given_up == 1
+    assert [one.reason for one in catalog.failures.list(generation.collection_id)] == ["worker_crashed"]
+    assert catalog.jobs.get(job).job.state == "finished"
+
+
+def test_an_image_that_crashes_the_workers_of_a_reindex_ends_with_the_generation_that_was_given_up(
+    catalog: Catalog, building: Generation
+) -> None:
+    job, batch = reindex_batch(catalog, building, "a")
+    crash_to_the_last_attempt(catalog, batch)
+    catalog.lifecycle.prune(building.collection_id, building=True)
+    report = catalog.batches.sweep()
+    assert (report.given_up, list(report.to_send)) == (0, [])
+    assert batch_row(catalog, batch).state == "cancelled"
+    assert catalog.jobs.get(job).is_over
+    assert catalog.failures.list(building.collection_id) == []
+
+
+def test_an_image_that_crashed_the_workers_of_a_reindex_and_was_deleted_is_no_failure(
+    catalog: Catalog, building: Generation
+) -> None:
+    job, batch = reindex_batch(catalog, building, "a")
+    crash_to_the_last_attempt(catalog, batch)
+    catalog.images.delete(building.collection_id, ["a"])
+    assert catalog.batches.sweep().given_up == 1
+    assert catalog.failures.list(building.collection_id) == []
+    assert catalog.jobs.get(job).job.state == "finished"
+
+
 def test_pruning_can_keep_the_newest_generation_on_standby(
     catalog: Catalog, generation: Generation, building: Generation
 ) -> None:

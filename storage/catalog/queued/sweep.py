@@ -11,7 +11,8 @@ from sqlalchemy import Connection, Row, exists, or_, select
 
 from storage.catalog import tables
 from storage.catalog.commit import write_batch
-from storage.catalog.queued.job_records import UNFINISHED_JOB, BatchItem, SweepReport, UnsentBatch
+from storage.catalog.generations import lock_generations
+from storage.catalog.queued.job_records import REINDEX, UNFINISHED_JOB, BatchItem, SweepReport, UnsentBatch
 from storage.catalog.queued.job_rows import (
     count_outcomes,
     find_job,
@@ -22,6 +23,7 @@ from storage.catalog.queued.job_rows import (
     release_batch,
 )
 from storage.catalog.records import ImageFailure, IndexBatch, JobRecord
+from storage.catalog.vectors.added_vectors import fitting
 
 DEFAULT_MAX_ATTEMPTS = 3
 WORKER_CRASHED = "worker_crashed"  # reason code of an image that ends the process that works on it
@@ -56,8 +58,7 @@ def settle_expired(
         elif len(batch.images) > 1:
             _split(connection, job, batch, max_attempts)
             split += 1
-        else:
-            _give_up(connection, batch, moment)
+        elif _give_up(connection, job, batch, moment):
             given_up += 1
     return SweepReport(expired, split, given_up)
 
@@ -101,11 +102,27 @@ def _split(connection: Connection, job: JobRecord, batch: Row[Any], max_attempts
     finish_batch(connection, batch.id, "done", {})
 
 
-def _give_up(connection: Connection, batch: Row[Any], moment: datetime) -> None:
+def _give_up(connection: Connection, job: JobRecord, batch: Row[Any], moment: datetime) -> bool:
+    """Record the one image of a batch as failed; false when its generation was pruned while it was worked on.
+
+    Then the image is tried again for the generation that searches use, and a reindex of the pruned one is over.
+    """
+    generation = lock_generations(connection, [batch.generation_id])[batch.generation_id]
+    if generation.state == "retired" and job.kind != REINDEX:
+        release_batch(connection, batch.id)
+        return False
+    if generation.state == "retired":
+        finish_batch(connection, batch.id, "cancelled", {})
+        count_outcomes(connection, find_job(connection, job.id), {}, moment)
+        return False
     item = BatchItem.from_json(batch.images[0])
     message = f"{batch.attempts} workers died, froze or met an unknown error at this image alone: see their logs"
     failure = ImageFailure(item.image_id, item.uri, WORKER_CRASHED, message, item.etag, item.attributes)
-    write_batch(connection, batch.generation_id, IndexBatch(failures=[failure]))
+    failed = IndexBatch(failures=[failure])
+    if job.kind == REINDEX:
+        failed = fitting(connection, generation.collection_id, failed).batch
+    write_batch(connection, generation.id, failed)
     counts = {"failed": 1}
     finish_batch(connection, batch.id, "done", counts)
-    count_outcomes(connection, find_job(connection, batch.job_id), counts, moment)
+    count_outcomes(connection, find_job(connection, job.id), counts, moment)
+    return True
