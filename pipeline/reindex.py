@@ -22,7 +22,7 @@ from pipeline.indexing.source import SourceItem
 from pipeline.replica import IndexReplica
 from pipeline.search import NearestNeighborSearch
 from storage.catalog import Catalog, Generation, IndexBatch
-from storage.errors import GenerationIncomplete
+from storage.errors import GenerationIncomplete, GenerationReplaced
 from storage.images.backend import StoredObject
 from storage.images.locate import ImageReader
 from storage.records import ImageMetadata
@@ -113,14 +113,15 @@ def fill_from_vectors(catalog: Catalog, source: Generation, target: Generation) 
 def rebuild_from_vectors(catalog: Catalog, active: Generation) -> ReindexReport:
     """Make the generation anew from its stored vectors and switch to it; images that it lacks stay lacking.
 
-    Raises ReindexIncomplete when images come faster than they are copied.
+    Raises ReindexIncomplete when images come faster than they are copied, GenerationReplaced when searches use
+    another generation by now.
     """
     target = catalog.lifecycle.begin(active.collection_id, active.model, rebuild=True)
     report = ReindexReport(generation_id=target.id)
     for tries_left in reversed(range(_REBUILD_TRIES)):
         report.copied += fill_from_vectors(catalog, active, target)
         try:
-            catalog.lifecycle.activate(target.id, missing_allowed=catalog.lifecycle.missing_count(active.id))
+            catalog.lifecycle.replace(active.id, target.id)
         except GenerationIncomplete as error:  # images came since the last page was copied
             if not tries_left:
                 raise ReindexIncomplete(f"{error}: the active generation stays") from error
@@ -150,7 +151,10 @@ def _measure(catalog: Catalog, generation: Generation, gate: Gate) -> float:
 
 
 def switch(catalog: Catalog, report: ReindexReport, active: Generation, gate: Gate | None) -> ReindexReport:
-    """Pass the gate and switch. Raises GateFailed or ReindexIncomplete; the active generation then stays."""
+    """Pass the gate and switch. Raises GateFailed or ReindexIncomplete; the active generation then stays.
+
+    A gate counts only while searches use the generation that it measured.
+    """
     target = next(one for one in catalog.generations.list(active.collection_id) if one.id == report.generation_id)
     if gate is not None:
         report.gate = measure_gate(catalog, active, target, gate)
@@ -160,7 +164,9 @@ def switch(catalog: Catalog, report: ReindexReport, active: Generation, gate: Ga
                 f"{gate.max_drop} down: the active generation stays; the new one is kept as number {target.id}"
             )
     try:
-        catalog.lifecycle.activate(target.id)
+        catalog.lifecycle.activate(target.id, replacing=None if report.gate is None else active.id)
+    except GenerationReplaced as error:
+        raise GateFailed(f"another generation than the measured one was activated meanwhile: {error}") from error
     except GenerationIncomplete as error:
         raise ReindexIncomplete(
             f"{error}: the active generation stays. `failures list` says why; after mending them run the same "

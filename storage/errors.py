@@ -27,6 +27,7 @@ VisualSearchError
 │   ├── InvalidAttribute
 │   ├── GenerationClosed
 │   ├── GenerationIncomplete
+│   ├── GenerationReplaced
 │   ├── ContentChanged
 │   ├── UnknownGeneration
 │   └── ModelMismatch
@@ -212,6 +213,12 @@ class GenerationIncomplete(CatalogError):
     """Raised when switching to a generation that lacks vectors of live images. Fill it first (`reindex`)."""
 
     reason = "generation_incomplete"
+
+
+class GenerationReplaced(CatalogError):
+    """Raised when switching in place of a generation that searches do not use any more. Run the command again."""
+
+    reason = "generation_replaced"
 
 
 class ContentChanged(CatalogError):

@@ -25,7 +25,7 @@ from storage.catalog.generations import (
 )
 from storage.catalog.image_rows import image_metadata
 from storage.catalog.records import Generation
-from storage.errors import GenerationIncomplete, UnknownGeneration
+from storage.errors import GenerationIncomplete, GenerationReplaced, UnknownGeneration
 from storage.records import ImageMetadata, ModelIdentity
 
 _GENERATIONS = tables.generations.c
@@ -99,31 +99,27 @@ class Lifecycle:
                 insert_or_update(connection, tables.vectors, columns, ["seq", "sha256", "vector"])
             return ids
 
-    def activate(self, generation_id: int, *, missing_allowed: int = 0) -> Generation:
+    def activate(self, generation_id: int, *, missing_allowed: int = 0, replacing: int | None = None) -> Generation:
         """Switch the collection to a generation, in one transaction; the active one goes on standby.
 
         Raises GenerationIncomplete when more images than allowed would vanish from searches, GenerationClosed
-        when its vectors are gone.
+        when its vectors are gone, GenerationReplaced when searches use another one than `replacing` by now.
         """
         with self._database.write() as connection:
-            collection_id = find_generation(connection, generation_id).collection_id
-            _lock_collection(connection, collection_id)
-            lock_open_generations(connection, collection_id)
-            generation = lock_generation(connection, generation_id)
-            missing = _count_missing(connection, generation)
-            if missing > missing_allowed:
-                raise GenerationIncomplete(
-                    f"generation {generation_id} ({generation.model}) has no vector for {missing} images yet"
-                )
-            if generation.state != "active":
-                _set_state(connection, _was_active(collection_id), "standby", replaced_at=now())
-            _set_state(connection, _GENERATIONS.id == generation_id, "active")
-            connection.execute(
-                update(tables.collections)
-                .where(_COLLECTIONS.id == collection_id)
-                .values(active_generation_id=generation_id)
-            )
-            return find_generation(connection, generation_id)
+            generation = _lock_for_switch(connection, generation_id, replacing)
+            _check_complete(generation, _count_missing(connection, generation), missing_allowed)
+            return _switch(connection, generation)
+
+    def replace(self, active_id: int, rebuilt_id: int) -> Generation:
+        """Switch to a generation that has every vector that the active one has; what that lacks, it may lack too.
+
+        Raises GenerationIncomplete, GenerationClosed and GenerationReplaced as `activate` does.
+        """
+        with self._database.write() as connection:
+            generation = _lock_for_switch(connection, rebuilt_id, active_id)
+            lost = select(func.count()).select_from(_copyable(generation, active_id).subquery())
+            _check_complete(generation, connection.execute(lost).scalar_one(), 0)
+            return _switch(connection, generation)
 
     def previous(self, collection_id: int) -> Generation:
         """The generation that was active before this one: what a rollback goes back to. Raises UnknownGeneration."""
@@ -188,8 +184,34 @@ def _copyable(target: Generation, from_generation_id: int) -> Select[str]:
     )
 
 
-def _lock_collection(connection: Connection, collection_id: int) -> None:
-    connection.execute(select(_COLLECTIONS.id).where(_COLLECTIONS.id == collection_id).with_for_update())
+def _lock_for_switch(connection: Connection, generation_id: int, replacing: int | None) -> Generation:
+    """Take all locks that a switch needs, in their one order; from here on nothing of what it looks at changes."""
+    collection_id = find_generation(connection, generation_id).collection_id
+    of_collection = select(_COLLECTIONS.active_generation_id).where(_COLLECTIONS.id == collection_id)
+    active_id = connection.scalar(of_collection.with_for_update())
+    lock_open_generations(connection, collection_id)
+    generation = lock_generation(connection, generation_id)
+    if replacing is not None and active_id not in (replacing, generation_id):
+        raise GenerationReplaced(
+            f"searches use generation {active_id} by now, not {replacing}: it stays active. Run the same command again"
+        )
+    return generation
+
+
+def _check_complete(generation: Generation, missing: int, allowed: int) -> None:
+    if missing > allowed:
+        raise GenerationIncomplete(
+            f"generation {generation.id} ({generation.model}) has no vector for {missing} images yet"
+        )
+
+
+def _switch(connection: Connection, generation: Generation) -> Generation:
+    if generation.state != "active":
+        _set_state(connection, _was_active(generation.collection_id), "standby", replaced_at=now())
+    _set_state(connection, _GENERATIONS.id == generation.id, "active")
+    here = _COLLECTIONS.id == generation.collection_id
+    connection.execute(update(tables.collections).where(here).values(active_generation_id=generation.id))
+    return find_generation(connection, generation.id)
 
 
 def _was_active(collection_id: int) -> ColumnElement[bool]:
