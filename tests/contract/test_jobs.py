@@ -206,3 +206,32 @@ class TestCancel:
         with pytest.raises(JobClosed, match="cancelled"):
             catalog.jobs.add_batches(job_id, [[item("b")]], listed_until="b", counts={})
         assert catalog.jobs.open(request(generation))[1]  # and the same request makes a new job
+
+
+class TestAbandon:
+    def test_a_listing_that_never_began_is_failed(self, catalog: Catalog, generation: Generation) -> None:
+        job, _ = catalog.jobs.open(request(generation))
+        assert catalog.jobs.abandon(job.id)
+        assert catalog.jobs.get(job.id).job.state == "failed"
+        assert catalog.jobs.open(request(generation))[1]
+
+    def test_what_another_process_listed_meanwhile_stays_and_is_gone_on_with(
+        self, catalog: Catalog, generation: Generation
+    ) -> None:
+        job_id, [batch] = make_job(catalog, generation, ["a"], done=False)
+        assert not catalog.jobs.abandon(job_id)
+        progress = catalog.jobs.get(job_id)
+        assert (progress.job.state, progress.listed) == ("listing", 1)
+        catalog.commit_results(None, [result(generation, batch, ["a"])])
+        catalog.jobs.listing_done(job_id)
+        assert catalog.jobs.get(job_id).job.state == "finished"
+
+    def test_a_cancelled_job_stays_cancelled(self, catalog: Catalog, generation: Generation) -> None:
+        job, _ = catalog.jobs.open(request(generation))
+        catalog.jobs.cancel(job.id)
+        assert not catalog.jobs.abandon(job.id)
+        assert catalog.jobs.get(job.id).job.state == "cancelled"
+
+    def test_an_unknown_job_is_an_error(self, catalog: Catalog) -> None:
+        with pytest.raises(UnknownJob, match="99"):
+            catalog.jobs.abandon(99)

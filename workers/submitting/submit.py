@@ -86,8 +86,7 @@ class Submission:
         except JobClosed as stopped:
             log.warning("%s", stopped)
         except StorageError:
-            if not self.catalog.jobs.get(job.id).listed:  # nothing to resume: let no empty job stand there
-                self.catalog.jobs.finish(job.id, "failed", {})
+            self.catalog.jobs.abandon(job.id)  # nothing to resume: let no empty job stand there
             raise
 
     def _last_counts(self, job: JobRecord, ending: _Ending) -> dict[str, int]:

@@ -110,6 +110,20 @@ class Jobs:
             connection.execute(update(tables.jobs).where(_JOBS.id == job_id).values(state="running"))
             count_outcomes(connection, find_job(connection, job_id), counts or {}, now())
 
+    def abandon(self, job_id: int) -> bool:
+        """End a job whose listing failed before its first page: there is nothing to go on with; whether it was ended.
+
+        One of which another process listed a page meanwhile, or that was cancelled, stays as it is. Raises UnknownJob.
+        """
+        moment = now()
+        with self._database.write() as connection:
+            job = lock_job(connection, job_id)
+            if job.state != "listing" or job.listed_until:
+                return False
+            values = {"state": "failed", "updated_at": moment, "finished_at": moment}
+            connection.execute(update(tables.jobs).where(_JOBS.id == job_id).values(values))
+        return True
+
     def get(self, job_id: int) -> JobProgress:
         """How far a job is. Raises UnknownJob."""
         with self._database.read() as connection:

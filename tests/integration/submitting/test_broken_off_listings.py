@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
+from interleaved import at_every_transaction, overtaken
 from submitted_work import request_for
 
 from pipeline.indexing.source import SourceItem
+from storage.errors import StorageUnavailable
 from storage.images.backend import StoredObject
 from workers.job_client import JobClient
 from workers.submitting.planner import Planner
@@ -63,3 +66,35 @@ class TestBrokenOffListing:
         assert "listed by another process" in caplog.text
         assert progress.listed == 9000
         assert sorted(client.catalog.batches.image_ids(progress.job.id)) == list(self.NAMES)
+
+
+def test_a_listing_that_fails_harms_no_other_of_the_same_job(
+    client: JobClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two commands list one source; for one of them it goes away, at whatever step of the other that is."""
+
+    def run(number: int) -> bool:
+        source = f"file:///photos-{number}/"
+        request, items = request_for(client, source), [_item(source, name) for name in ("a.jpg", "b.jpg")]
+        generation = generation_for(client.catalog, "default", client.settings)
+
+        def other_command() -> None:
+            client._submission.placed(request, generation, [(one.stored.key, one) for one in items])
+
+        def going_away() -> Iterator[tuple[str, SourceItem]]:
+            raise StorageUnavailable("the disk is gone")
+            yield
+
+        with overtaken(monkeypatch, number, other_command) as overtaking, suppress(StorageUnavailable):
+            client._submission.placed(request, generation, going_away())
+        if not overtaking.happened:
+            return False
+        progress = client.list(limit=1)[0]
+        assert (progress.job.source, progress.job.state, progress.listed) == (source, "running", 2)
+        return True
+
+    assert at_every_transaction(run) > 1
+
+
+def _item(source: str, name: str) -> SourceItem:
+    return SourceItem(name, StoredObject(name, f"{source}{name}", "e", 1, 0.0))
