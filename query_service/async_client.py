@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from time import monotonic
 from types import TracebackType
 from typing import Any
 
@@ -23,13 +24,13 @@ from query_service.transport.exchange import (
     Outcome,
     answer_or_raise,
     cancelling,
-    giving_up,
     together,
     windows,
 )
 from query_service.transport.service_place import (
     FRESH_SECONDS,
     LOOK_SECONDS,
+    REASON_SECONDS,
     find_service,
     no_answer,
     signs_left,
@@ -60,8 +61,8 @@ class AsyncSearchClient:
         self._collection = collection
         self._url = redis_url
         self._busy_retries = busy_retries
-        self._pool: AsyncConnections | None = None
-        self._place = "Redis"
+        self._connections: AsyncConnections | None = None
+        self._closings = 0
         self._farewells: set[asyncio.Task[Any]] = set()  # the loop itself keeps no task alive
 
     async def __aenter__(self) -> Self:
@@ -76,9 +77,10 @@ class AsyncSearchClient:
         """Close the connections; a later search makes new ones, and one under way still gets its answer."""
         if self._farewells:
             await asyncio.wait(self._farewells, timeout=LOOK_SECONDS)
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            await pool.close()
+        self._closings += 1
+        connections, self._connections = self._connections, None
+        if connections is not None:
+            await connections.close()
 
     async def search(self, **question: Unpack[Question]) -> SearchAnswer:
         """Search with what `Question` describes, and wait for the answer. Raises as `SearchClient.search` does."""
@@ -102,11 +104,12 @@ class AsyncSearchClient:
 
     async def cancel(self, request_id: str) -> None:
         """Nobody needs this answer any more; whoever waits for it gets SearchCancelled. Raises RedisUnavailable."""
-        await self._tell([cancelling(request_id, MAX_TIMEOUT_SECONDS)])
+        await (await self._connected()).told([cancelling(request_id, MAX_TIMEOUT_SECONDS)], LOOK_SECONDS)
 
     async def workers(self) -> int:
         """Count the query workers that gave a sign within the last seconds. Raises RedisUnavailable."""
-        return sum(seconds <= FRESH_SECONDS for seconds in await self._silences())
+        silences = await _silences(await self._connected(), LOOK_SECONDS)
+        return sum(seconds <= FRESH_SECONDS for seconds in silences)
 
     async def _request(self, question: Question) -> SearchRequest:
         if isinstance(question.get("image"), bytes | None):
@@ -137,88 +140,85 @@ class AsyncSearchClient:
                 outcomes[place] = outcome
 
     async def _ask(self, requests: Sequence[SearchRequest]) -> list[Outcome]:
+        """Until all is over on the same connections: those made after a `close` would be closed by nobody."""
         exchange = Exchange(requests, self.settings.search_queue)
+        if exchange.waiting:
+            try:
+                connections = await self._connected()
+                await self._move_on(connections, exchange)
+                return await _with_reasons(connections, exchange)
+            except (RedisUnavailable, RedisUnusable) as error:
+                exchange.fail(error)
+        return list(exchange.outcomes())
+
+    async def _move_on(self, connections: AsyncConnections, exchange: Exchange) -> None:
+        """Until every request has an outcome; a connection that breaks is made anew. Cancelled, it cancels them."""
         try:
-            await self._exchange(exchange)
-        except (RedisUnavailable, RedisUnusable) as error:
-            exchange.fail(error)
+            with redis_errors_translated(connections.place):
+                for pause in (*RECONNECT_PAUSES_SECONDS, None):
+                    try:
+                        return await _rounds(connections, exchange)
+                    except (exceptions.AuthenticationError, exceptions.AuthorizationError):
+                        raise  # they count as broken connections with redis-py
+                    except exceptions.ConnectionError:
+                        if pause is None or not exchange.has_time(pause):
+                            raise
+                        await asyncio.sleep(pause)
+                        exchange.start_again()
         except asyncio.CancelledError:
-            await self._give_up(exchange)
+            await self._give_up(connections, exchange.giving_up())
             raise
-        return await self._with_reasons(exchange)
 
-    async def _exchange(self, exchange: Exchange) -> None:
-        """Move it on until every request has an outcome; a connection that breaks is made anew."""
-        if not exchange.waiting:
-            return
-        pool = await self._connections()
-        with redis_errors_translated(self._place):
-            for pause in (*RECONNECT_PAUSES_SECONDS, None):
-                try:
-                    await _rounds(pool, exchange)
-                except (exceptions.AuthenticationError, exceptions.AuthorizationError):
-                    raise  # they count as broken connections with redis-py
-                except exceptions.ConnectionError:
-                    if pause is None or not exchange.has_time(pause):
-                        raise
-                    await asyncio.sleep(pause)
-                    exchange.start_again()
-                else:
-                    return
-
-    async def _give_up(self, exchange: Exchange) -> None:
+    async def _give_up(self, connections: AsyncConnections, commands: Sequence[Command]) -> None:
         """Tell the workers in a task of its own: whoever cancelled us may cancel every further wait of ours too."""
-        task = asyncio.create_task(self._say_goodbye(giving_up(exchange.waiting)))
+        task = asyncio.create_task(_say_goodbye(connections, commands))
         self._farewells.add(task)
         task.add_done_callback(self._farewells.discard)
         await asyncio.shield(task)
 
-    async def _say_goodbye(self, commands: Sequence[Command]) -> None:
-        with suppress(RedisUnavailable, RedisUnusable):  # then the searches end at their deadline
-            await self._tell(commands)
-
-    async def _with_reasons(self, exchange: Exchange) -> list[Outcome]:
-        """The outcomes; those without an answer also say whether anybody is there, and are taken back."""
-        outcomes = list(exchange.outcomes())
-        if not any(isinstance(outcome, NoAnswer) for outcome in outcomes):
-            return outcomes
-        try:
-            await self._tell(exchange.taking_back())
-            silences = await self._silences()
-        except (RedisUnavailable, RedisUnusable):
-            return outcomes
-        return [no_answer(one, silences) if isinstance(one, NoAnswer) else one for one in outcomes]
-
-    async def _silences(self) -> list[float]:
-        keys: list[bytes] = []
-        cursor: Any = 0
-        while True:
-            ((cursor, found),) = await self._tell([signs_wanted(cursor)])
-            keys += found
-            if int(cursor) == 0:
-                return silent_seconds(await self._tell(signs_left(keys)))
-
-    async def _tell(self, commands: Sequence[Command]) -> list[Any]:
-        """Send commands that are answered at once."""
-        if not commands:
-            return []
-        pool = await self._connections()
-        with redis_errors_translated(self._place):
-            async with pool.one(LOOK_SECONDS) as connection:
-                return await in_time(pipelined(connection, commands), LOOK_SECONDS)
-
-    async def _connections(self) -> AsyncConnections:
-        """The pool, made at first use. Raises RedisUnavailable, RedisUnusable."""
-        if self._pool is None:
+    async def _connected(self) -> AsyncConnections:
+        """The connections, made at first use. Raises RedisUnavailable, RedisUnusable."""
+        if self._connections is None:
+            closings = self._closings
             url = await asyncio.to_thread(find_service, self.settings, self._url)
-            self._place = without_password(url)
-            self._pool = self._pool or AsyncConnections(url, self._place)  # another task may have been quicker
-        return self._pool
+            if closings != self._closings:  # closed meanwhile: they are ours alone
+                return AsyncConnections(url, without_password(url), kept=False)
+            # another task may have been quicker
+            self._connections = self._connections or AsyncConnections(url, without_password(url))
+        return self._connections
 
 
-async def _rounds(pool: AsyncConnections, exchange: Exchange) -> None:
+async def _rounds(connections: AsyncConnections, exchange: Exchange) -> None:
     """The wait for a free connection counts too: the searches' time runs already."""
-    async with pool.one(exchange.longest_seconds()) as connection:
+    async with connections.one(exchange.longest_seconds()) as connection:
         while exchange.waiting:
             longest, commands = exchange.longest_seconds(), exchange.commands()
             exchange.take(await in_time(pipelined(connection, commands), longest))
+
+
+async def _say_goodbye(connections: AsyncConnections, commands: Sequence[Command]) -> None:
+    with suppress(RedisUnavailable, RedisUnusable):  # then the searches end at their deadline
+        await connections.told(commands, LOOK_SECONDS)
+
+
+async def _with_reasons(connections: AsyncConnections, exchange: Exchange) -> list[Outcome]:
+    """The outcomes; those without an answer also say whether anybody is there. What nobody needs is taken back."""
+    outcomes, ends = list(exchange.outcomes()), monotonic() + REASON_SECONDS
+    try:
+        await connections.told(exchange.taking_back(), ends - monotonic())
+        if not any(isinstance(outcome, NoAnswer) for outcome in outcomes):
+            return outcomes
+        silences = await _silences(connections, ends - monotonic())
+    except (RedisUnavailable, RedisUnusable):
+        return outcomes
+    return [no_answer(one, silences) if isinstance(one, NoAnswer) else one for one in outcomes]
+
+
+async def _silences(connections: AsyncConnections, seconds: float) -> list[float]:
+    """How long each query worker has given no sign."""
+    ends, keys, cursor = monotonic() + seconds, list[bytes](), "0"
+    while True:
+        ((cursor, found),) = await connections.told([signs_wanted(cursor)], ends - monotonic())
+        keys += found
+        if int(cursor) == 0:
+            return silent_seconds(await connections.told(signs_left(keys), ends - monotonic()))

@@ -5,12 +5,11 @@ Knows Redis, and neither model nor index nor SQL; `asking` makes the requests, `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from threading import Lock
-from time import sleep
+from time import monotonic, sleep
 from types import TracebackType
-from typing import Any
 
 from redis import exceptions
 from typing_extensions import Self, Unpack
@@ -18,22 +17,21 @@ from typing_extensions import Self, Unpack
 from query_service.protocol import MAX_TIMEOUT_SECONDS, SearchAnswer, SearchRequest
 from query_service.transport.asking import Question, request_of
 from query_service.transport.busy_retries import BusyRetries
-from query_service.transport.connections import connection_of, pipelined, pool_of
+from query_service.transport.connections import Connections, pipelined
 from query_service.transport.exchange import (
     RECONNECT_PAUSES_SECONDS,
-    Command,
     Exchange,
     NoAnswer,
     Outcome,
     answer_or_raise,
     cancelling,
-    giving_up,
     together,
     windows,
 )
 from query_service.transport.service_place import (
     FRESH_SECONDS,
     LOOK_SECONDS,
+    REASON_SECONDS,
     find_service,
     no_answer,
     signs_left,
@@ -68,8 +66,7 @@ class SearchClient:
         self._url = redis_url
         self._busy_retries = busy_retries
         self._lock = Lock()
-        self._pool: Any = None
-        self._place = "Redis"
+        self._connections: Connections | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -82,9 +79,9 @@ class SearchClient:
     def close(self) -> None:
         """Close the connections; a later search makes new ones, and one under way still gets its answer."""
         with self._lock:
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.disconnect(inuse_connections=False)
+            connections, self._connections = self._connections, None
+        if connections is not None:
+            connections.close()
 
     def search(self, **question: Unpack[Question]) -> SearchAnswer:
         """Search with what `Question` describes, and wait for the answer.
@@ -109,11 +106,11 @@ class SearchClient:
 
     def cancel(self, request_id: str) -> None:
         """Nobody needs this answer any more; whoever waits for it gets SearchCancelled. Raises RedisUnavailable."""
-        self._tell([cancelling(request_id, MAX_TIMEOUT_SECONDS)])
+        self._connected().told([cancelling(request_id, MAX_TIMEOUT_SECONDS)], LOOK_SECONDS)
 
     def workers(self) -> int:
         """Count the query workers that gave a sign within the last seconds. Raises RedisUnavailable."""
-        return sum(seconds <= FRESH_SECONDS for seconds in self._silences())
+        return sum(seconds <= FRESH_SECONDS for seconds in _silences(self._connected(), LOOK_SECONDS))
 
     def _search_together(self, questions: Sequence[Question]) -> list[Outcome]:
         outcomes: list[Outcome | None] = []
@@ -139,26 +136,33 @@ class SearchClient:
                 outcomes[place] = outcome
 
     def _ask(self, requests: Sequence[SearchRequest]) -> list[Outcome]:
+        """Until all is over on the same connections: those made after a `close` would be closed by nobody."""
         exchange = Exchange(requests, self.settings.search_queue)
-        try:
-            self._exchange(exchange)
-        except (RedisUnavailable, RedisUnusable) as error:
-            exchange.fail(error)
-        except BaseException as error:
-            if not isinstance(error, Exception):  # KeyboardInterrupt: nobody waits any more
-                with suppress(RedisUnavailable, RedisUnusable):  # then they end at their deadline
-                    self._tell(giving_up(exchange.waiting))
-            raise
-        return self._with_reasons(exchange)
+        if exchange.waiting:
+            try:
+                connections = self._connected()
+                _move_on(connections, exchange)
+                return _with_reasons(connections, exchange)
+            except (RedisUnavailable, RedisUnusable) as error:
+                exchange.fail(error)
+        return list(exchange.outcomes())
 
-    def _exchange(self, exchange: Exchange) -> None:
-        """Move it on until every request has an outcome; a connection that breaks is made anew."""
-        if not exchange.waiting:
-            return
-        with self._translated_pool() as pool:
+    def _connected(self) -> Connections:
+        """The connections, made at first use. Raises RedisUnavailable, RedisUnusable."""
+        with self._lock:
+            if self._connections is None:
+                url = find_service(self.settings, self._url)
+                self._connections = Connections(url, without_password(url))
+            return self._connections
+
+
+def _move_on(connections: Connections, exchange: Exchange) -> None:
+    """Until every request has an outcome; a connection that breaks is made anew. Interrupted, it cancels them."""
+    try:
+        with redis_errors_translated(connections.place):
             for pause in (*RECONNECT_PAUSES_SECONDS, None):
                 try:
-                    _rounds(pool, exchange)
+                    return _rounds(connections, exchange)
                 except (exceptions.AuthenticationError, exceptions.AuthorizationError):
                     raise  # they count as broken connections with redis-py
                 except exceptions.ConnectionError:
@@ -166,60 +170,39 @@ class SearchClient:
                         raise
                     sleep(pause)
                     exchange.start_again()
-                else:
-                    return
-
-    def _with_reasons(self, exchange: Exchange) -> list[Outcome]:
-        """The outcomes; those without an answer also say whether anybody is there, and are taken back."""
-        outcomes = list(exchange.outcomes())
-        if not any(isinstance(outcome, NoAnswer) for outcome in outcomes):
-            return outcomes
-        try:
-            self._tell(exchange.taking_back())
-            silences = self._silences()
-        except (RedisUnavailable, RedisUnusable):
-            return outcomes
-        return [no_answer(one, silences) if isinstance(one, NoAnswer) else one for one in outcomes]
-
-    def _silences(self) -> list[float]:
-        keys: list[bytes] = []
-        cursor: Any = 0
-        while True:
-            ((cursor, found),) = self._tell([signs_wanted(cursor)])
-            keys += found
-            if int(cursor) == 0:
-                return silent_seconds(self._tell(signs_left(keys)))
-
-    def _tell(self, commands: Sequence[Command]) -> list[Any]:
-        """Send commands that are answered at once."""
-        if not commands:
-            return []
-        with self._translated_pool() as pool, connection_of(pool) as connection:
-            return pipelined(connection, commands, LOOK_SECONDS)
-
-    @contextmanager
-    def _translated_pool(self) -> Iterator[Any]:
-        """The pool, whose errors become ours; if the client was closed meanwhile, its connections are closed then."""
-        pool = self._connections()
-        try:
-            with redis_errors_translated(self._place):
-                yield pool
-        finally:
-            if pool is not self._pool:
-                pool.disconnect(inuse_connections=False)
-
-    def _connections(self) -> Any:
-        """The pool, made at first use. Raises RedisUnavailable, RedisUnusable."""
-        with self._lock:
-            if self._pool is None:
-                url = find_service(self.settings, self._url)
-                self._place = without_password(url)
-                self._pool = pool_of(url, self._place)
-            return self._pool
+    except Exception:
+        raise
+    except BaseException:  # KeyboardInterrupt: nobody waits any more
+        with suppress(RedisUnavailable, RedisUnusable):  # then they end at their deadline
+            connections.told(exchange.giving_up(), LOOK_SECONDS)
+        raise
 
 
-def _rounds(pool: Any, exchange: Exchange) -> None:
-    with connection_of(pool) as connection:
+def _rounds(connections: Connections, exchange: Exchange) -> None:
+    with connections.one(exchange.longest_seconds()) as connection:
         while exchange.waiting:
             longest = exchange.longest_seconds()
             exchange.take(pipelined(connection, exchange.commands(), longest))
+
+
+def _with_reasons(connections: Connections, exchange: Exchange) -> list[Outcome]:
+    """The outcomes; those without an answer also say whether anybody is there. What nobody needs is taken back."""
+    outcomes, ends = list(exchange.outcomes()), monotonic() + REASON_SECONDS
+    try:
+        connections.told(exchange.taking_back(), ends - monotonic())
+        if not any(isinstance(outcome, NoAnswer) for outcome in outcomes):
+            return outcomes
+        silences = _silences(connections, ends - monotonic())
+    except (RedisUnavailable, RedisUnusable):
+        return outcomes
+    return [no_answer(one, silences) if isinstance(one, NoAnswer) else one for one in outcomes]
+
+
+def _silences(connections: Connections, seconds: float) -> list[float]:
+    """How long each query worker has given no sign."""
+    ends, keys, cursor = monotonic() + seconds, list[bytes](), "0"
+    while True:
+        ((cursor, found),) = connections.told([signs_wanted(cursor)], ends - monotonic())
+        keys += found
+        if int(cursor) == 0:
+            return silent_seconds(connections.told(signs_left(keys), ends - monotonic()))

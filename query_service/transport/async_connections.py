@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from importlib import import_module
+from time import monotonic
 from typing import Any, TypeVar, cast
 
 import redis.asyncio
@@ -19,6 +20,7 @@ from redis.backoff import NoBackoff
 from query_service.transport.exchange import Command
 from query_service.transport.service_place import POOL_OPTIONS
 from workers.errors import RedisUnusable
+from workers.servers import redis_errors_translated
 
 _Made = TypeVar("_Made")
 
@@ -35,8 +37,11 @@ class AsyncConnections:
     loses it when the task is cancelled just then.
     """
 
-    def __init__(self, url: str, place: str) -> None:
-        """`place` names the server without its password. Raises RedisUnusable."""
+    def __init__(self, url: str, place: str, *, kept: bool = True) -> None:
+        """`place` names the server without its password. Without `kept` each is closed once it is free.
+
+        Raises RedisUnusable.
+        """
         options = cast("dict[str, Any]", POOL_OPTIONS)
         try:
             self._maker: Any = redis.asyncio.ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), **options)
@@ -44,9 +49,10 @@ class AsyncConnections:
             raise RedisUnusable(f"{place} is no usable Redis address: {error}") from error
         # `in_time` limits reads and writes; with a limit of its own, also the URL's, redis-py writes under `wait_for`
         self._maker.connection_kwargs["socket_timeout"] = None
+        self.place = place
         self._free: list[Any] = []
         self._places = asyncio.Semaphore(_MOST_CONNECTIONS)
-        self._closed = False
+        self._closed = not kept
 
     @asynccontextmanager
     async def one(self, seconds: float) -> AsyncIterator[Any]:
@@ -54,10 +60,11 @@ class AsyncConnections:
 
         Raises redis-py's errors when it cannot be had.
         """
+        ends = monotonic() + seconds
         await in_time(self._places.acquire(), seconds)
         connection = self._free.pop() if self._free else self._maker.make_connection()
         try:
-            await in_time(self._maker.ensure_connection(connection), seconds)
+            await in_time(self._maker.ensure_connection(connection), ends - monotonic())
             yield connection
             if self._closed:
                 await connection.disconnect()
@@ -68,10 +75,20 @@ class AsyncConnections:
             self._free.append(connection)
             self._places.release()
 
+    async def told(self, commands: Sequence[Command], seconds: float) -> list[Any]:
+        """The answers to commands that are answered at once. Raises RedisUnavailable, RedisUnusable."""
+        if not commands:
+            return []
+        ends = monotonic() + seconds
+        with redis_errors_translated(self.place):
+            async with self.one(seconds) as connection:
+                return await in_time(pipelined(connection, commands), ends - monotonic())
+
     async def close(self) -> None:
         """Close those that are free now, and the others once they are."""
         self._closed = True
-        for connection in self._free:
+        free, self._free = self._free, []  # so that nobody gets one that is being closed
+        for connection in free:
             await connection.disconnect()
 
 

@@ -56,19 +56,20 @@ class Exchange:
         self._outcomes: dict[int, Outcome] = {}
         self._unsent: list[tuple[int, Command]] = []  # with the place of their request
         self._entries: dict[int, bytes] = {}  # in the queue, by place
-        self._places: dict[bytes, int] = {}  # of the replies that are waited for, by their key
+        self._waits: dict[bytes, tuple[int, str]] = {}  # place and request id by the key of a reply; see `start_again`
+        self._sent_again: set[int] = set()
         for place in range(len(self._requests)):
             self._prepare(place)
 
     @property
     def waiting(self) -> list[SearchRequest]:
         """The requests without an outcome, under the ids that they were last sent with."""
-        return [self._requests[place] for place in self._places.values()]
+        return [self._requests[place] for place in self._waiting_places()]
 
     def commands(self) -> list[Command]:
         """What is to be sent now, as one pipeline."""
-        keys = list(self._places)
-        fetch: list[Command] = [("LPOP", key) for key in keys] if len(keys) > 1 else []
+        keys = list(self._waits)
+        fetch: list[Command] = [("LPOP", key) for key in keys] if len(self._waiting_places()) > 1 else []
         submit = [command for _, command in self._unsent]
         return [*submit, ("BLPOP", *keys, f"{self._wait_seconds():.3f}"), *fetch]
 
@@ -78,7 +79,7 @@ class Exchange:
 
     def take(self, answers: Sequence[Any]) -> None:
         """Understand the answers to the commands, in their order; what is out of time ends with NoAnswer."""
-        keys, first = list(self._places), len(self._unsent)
+        keys, first = list(self._waits), len(self._unsent)
         for (place, _), entry in zip(self._unsent, answers[:first], strict=True):
             if entry is not None:  # None: the queue was full
                 self._entries[place] = entry
@@ -90,19 +91,23 @@ class Exchange:
             if reply is not None:
                 self._settle(key, reply)
         now = monotonic()
-        for key, place in list(self._places.items()):
+        for place in self._waiting_places():
             if self._ends[place] <= now:
-                del self._places[key]
-                self._outcomes[place] = NoAnswer(f"no answer within {self._requests[place].timeout_seconds:g} s")
+                self._end(place, NoAnswer(f"no answer within {self._requests[place].timeout_seconds:g} s"))
 
     def has_time(self, seconds: float) -> bool:
         """Whether one of those that wait will still have time after so many seconds."""
-        return max((self._ends[place] for place in self._places.values()), default=0.0) > monotonic() + seconds
+        return max((self._ends[place] for place in self._waiting_places()), default=0.0) > monotonic() + seconds
 
     def start_again(self) -> None:
-        """The connection broke: what waits is to be sent once more, under new ids, for the time that is left."""
-        places, self._places, self._unsent = list(self._places.values()), {}, []
-        for place in places:
+        """The connection broke: what waits is to be sent once more, under new ids, for the time that is left.
+
+        The reply to the old id may be lost in that connection. If it is not, it counts as well: the old one may be
+        answered first, and whoever cancels the search knows no other id.
+        """
+        self._unsent = []
+        for place in self._waiting_places():
+            self._sent_again.add(place)
             left = max(_SHORTEST_WAIT_SECONDS, self._ends[place] - monotonic())
             changes = {"request_id": uuid4().hex, "timeout_seconds": left}
             self._requests[place] = self._requests[place].model_copy(update=changes)
@@ -110,8 +115,9 @@ class Exchange:
 
     def fail(self, error: VisualSearchError) -> None:
         """Everything that still waits ends with this error."""
-        self._outcomes.update(dict.fromkeys(self._places.values(), error))
-        self._places, self._unsent = {}, []
+        for place in self._waiting_places():
+            self._end(place, error)
+        self._unsent = []
 
     def outcomes(self) -> Iterator[Outcome]:
         """Each request's outcome, in their order; once nothing waits any more."""
@@ -119,45 +125,52 @@ class Exchange:
 
     def taking_back(self) -> list[Command]:
         """Commands that take what nobody waits for out of the queue, so that it does not fill without a worker."""
-        late = [place for place, outcome in self._outcomes.items() if isinstance(outcome, NoAnswer)]
+        late = {place for place, outcome in self._outcomes.items() if isinstance(outcome, NoAnswer)}
         return [
             ("XDEL", STREAMS[self._requests[place].priority], self._entries[place])
-            for place in late
+            for place in sorted(late | self._sent_again)
             if place in self._entries
+        ]
+
+    def giving_up(self) -> list[Command]:
+        """Commands that cancel what still waits, as whoever waited is gone: all that was sent of it."""
+        return [
+            ("EVAL", CANCEL_SCRIPT, *cancel_arguments(request_id, self._requests[place].timeout_seconds))
+            for place, request_id in self._waits.values()
         ]
 
     def _prepare(self, place: int) -> None:
         request = self._requests[place]
-        if reply_key(request.request_id).encode() in self._places:  # the same one twice: each has a reply of its own
+        if reply_key(request.request_id).encode() in self._waits:  # the same one twice: each has a reply of its own
             request = self._requests[place] = request.model_copy(update={"request_id": uuid4().hex})
         try:
             self._unsent.append((place, ("EVAL", SUBMIT_SCRIPT, *submit_arguments(request, self._bound))))
         except MalformedMessage as error:
-            self._outcomes[place] = error
+            self._end(place, error)
         else:
-            self._places[reply_key(request.request_id).encode()] = place
+            self._waits[reply_key(request.request_id).encode()] = place, request.request_id
+
+    def _waiting_places(self) -> list[int]:
+        return list(dict.fromkeys(place for place, _ in self._waits.values()))
 
     def _wait_seconds(self) -> float:
-        soonest = min((self._ends[place] for place in self._places.values()), default=0.0)
+        soonest = min((self._ends[place] for place, _ in self._waits.values()), default=0.0)
         return max(_SHORTEST_WAIT_SECONDS, soonest - monotonic())
 
     def _settle(self, key: bytes, data: bytes) -> None:
-        place = self._places.pop(key, None)
-        if place is None:  # two workers have answered: one was thought dead
+        if key not in self._waits:  # two workers have answered: one was thought dead
             return
-        self._outcomes[place] = _outcome_of(self._requests[place].request_id, data)
+        place, request_id = self._waits.pop(key)
+        self._end(place, _outcome_of(request_id, data))
+
+    def _end(self, place: int, outcome: Outcome) -> None:
+        self._outcomes[place] = outcome
+        self._waits = {key: wait for key, wait in self._waits.items() if wait[0] != place}
 
 
 def cancelling(request_id: str, timeout_seconds: float) -> Command:
     """The command that cancels a request, and lets whoever waits for it know."""
     return "EVAL", CANCEL_SCRIPT, *cancel_and_tell_arguments(request_id, timeout_seconds)
-
-
-def giving_up(requests: Sequence[SearchRequest]) -> list[Command]:
-    """The commands that cancel requests whose only listener is gone."""
-    return [
-        ("EVAL", CANCEL_SCRIPT, *cancel_arguments(request.request_id, request.timeout_seconds)) for request in requests
-    ]
 
 
 def together(questions: Iterable[Item]) -> Iterator[list[Item]]:

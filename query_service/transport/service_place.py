@@ -18,11 +18,13 @@ from workers.servers import require_guarded
 SIGNS = "vs:heartbeat:query_worker:*"
 FORGET_SECONDS = 600.0  # a sign's key lives so long; what has passed of it says how old the sign is
 FRESH_SECONDS = 15.0  # three heartbeats
-LOOK_SECONDS = 2.0  # for looking for signs and for cancelling, both of which have no time of their own
+LOOK_SECONDS = 2.0  # for looking for signs and for cancelling, where they have no time of their own
+REASON_SECONDS = 1.0  # for finding out, beyond a search's time, why there was no answer
 HOW_TO_START = "start one with `visual-search up`, or `python -m query_service.worker`"
 
+CONNECT_SECONDS = 2.0  # for the system to connect; less where a search has less time
 POOL_OPTIONS = {
-    "socket_connect_timeout": 2.0,
+    "socket_connect_timeout": CONNECT_SECONDS,
     "socket_keepalive": True,
     "protocol": 2,  # RESP3 answers have other shapes
 }

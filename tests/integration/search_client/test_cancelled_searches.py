@@ -37,6 +37,46 @@ def test_a_cancelled_search_ends_at_once_for_whoever_waits(settings: Settings, r
     assert_nothing_stays(redis)
 
 
+def test_a_search_that_was_sent_again_is_cancelled_by_the_id_that_its_caller_knows(
+    open_client: Any, settings: Settings, redis: Any
+) -> None:
+    """Its connection broke, and it has another id since."""
+    request = SearchRequest.model_validate({"parts": [{"text": "a dog"}], "timeout_seconds": 60.0})
+    client = open_client()
+
+    def cut_and_cancel() -> None:
+        sent_again(redis)
+        other.cancel(request.request_id)
+
+    with SearchClient(settings) as other, ThreadPoolExecutor() as threads:
+        cancelling = threads.submit(cut_and_cancel)
+        with pytest.raises(SearchCancelled):
+            client.send(request)
+        cancelling.result()
+    assert redis.xlen(STREAMS["normal"]) <= 1, "what was sent again is taken back"
+
+
+def sent_again(redis: Any) -> None:
+    """Break the connection of a search that waits, and wait until it is in the queue a second time."""
+    wait_for(lambda: redis.xlen(STREAMS["normal"]) == 1)
+    wait_for(lambda: redis.client_kill_filter(_type="normal", skipme=True))
+    wait_for(lambda: redis.xlen(STREAMS["normal"]) == 2)
+
+
+def test_cancelling_the_task_cancels_all_that_was_sent_of_the_search(settings: Settings, redis: Any) -> None:
+    async def cancel_one() -> None:
+        async with AsyncSearchClient(settings) as client:
+            waiting = asyncio.create_task(client.search(text="a dog"))
+            await asyncio.to_thread(sent_again, redis)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+
+    asyncio.run(cancel_one())
+    ids = {fields[b"id"] for _, fields in redis.xrange(STREAMS["normal"])}
+    assert len(ids) == 2
+    assert set(redis.zrange(CANCELLED, 0, -1)) == ids
+
+
 def test_cancelling_the_task_cancels_the_search(settings: Settings, redis: Any) -> None:
     async def cancel_one() -> None:
         async with AsyncSearchClient(settings) as client:
@@ -112,7 +152,7 @@ def test_cancelling_at_any_moment_loses_no_connection_and_mixes_up_no_answers(
                 task.cancel()
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
             assert (await client.search(text="after")).provenance.worker == "after"
-            pool = client._pool
+            pool = client._connections
             assert pool is not None
             return outcomes, len(pool._free), pool._places._value
 

@@ -10,12 +10,14 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
+from dripping_server import dripping
 from search_replies import replying
 from servers import ValkeyServer, free_port, wait_for
 
 from query_service import async_client as async_client_module
 from query_service import client as client_module
 from query_service.errors import DeadlineExceeded
+from query_service.transport import exchange
 from query_service.transport.request_queue import STREAMS
 from storage.settings import Settings
 from workers.bundled_valkey import ensure_valkey, stop_valkey
@@ -119,6 +121,22 @@ def test_a_frozen_server_costs_no_more_than_the_time_of_the_search_and_a_second(
                 client.search(image=image, timeout=0.3)
     finally:
         server.process.send_signal(signal.SIGCONT)
+
+
+def test_a_server_that_drips_from_any_answer_on_costs_a_search_no_more_than_its_time(
+    open_client: Any, redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that never ends, byte by byte: while connecting, searching, and looking for the reason."""
+    monkeypatch.setattr(exchange, "_LATE_SECONDS", 0.2)
+    for module in (client_module, async_client_module):
+        monkeypatch.setattr(module, "REASON_SECONDS", 0.2)
+    port, seen = redis.connection_pool.connection_kwargs["port"], []
+    for answers in range(7):
+        with dripping(port, answers) as url, pytest.raises((RedisUnavailable, DeadlineExceeded)) as ended:
+            open_client(redis_url=url).search(text="a dog", timeout=0.2)
+        seen.append(ended.type)
+    assert seen[0] is RedisUnavailable, "it drips while it is greeted"
+    assert seen[-1] is DeadlineExceeded, "it drips over the reasons, or not at all"
 
 
 def test_nobody_listening_a_wrong_password_and_another_program_are_told_without_the_password(

@@ -8,14 +8,17 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
 from search_replies import replying
 from servers import wait_for
 
 from query_service.async_client import AsyncSearchClient
 from query_service.client import SearchClient
+from query_service.errors import DeadlineExceeded
 from query_service.protocol import SearchAnswer
 from query_service.transport.request_queue import STREAMS
 from storage.settings import Settings
+from workers.errors import RedisUnavailable
 
 
 def test_many_threads_share_one_client(settings: Settings, redis_url: str) -> None:
@@ -61,6 +64,47 @@ def test_closing_amid_searches_of_tasks_leaves_them_their_answers(settings: Sett
 
     assert len(asyncio.run(close_amid())) == 3
     assert {one["id"] for one in redis.client_list()} <= others
+
+
+def test_closing_amid_a_search_that_nobody_answers_leaves_no_connection(settings: Settings, redis: Any) -> None:
+    """It looks for the reason when its client is closed already."""
+    others = {one["id"] for one in redis.client_list()}
+    client = SearchClient(settings)
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(client.search, text="a dog", timeout=1.0)
+        wait_for(lambda: redis.xlen(STREAMS["normal"]) == 1 or waiting.done())
+        client.close()
+        assert isinstance(waiting.exception(), DeadlineExceeded)
+    wait_for(lambda: {one["id"] for one in redis.client_list()} <= others, seconds=20)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_closing_at_any_step_of_a_task_that_searches_leaves_no_connection(
+    settings: Settings, redis: Any, cancelled: bool
+) -> None:
+    """Also when it looks for the reason, or says goodbye, after the client was closed."""
+
+    async def close_after(client: AsyncSearchClient, steps: int) -> None:
+        task = asyncio.create_task(client.search(text="a dog", timeout=0.02))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        if cancelled:
+            task.cancel()
+        await client.close()
+        (outcome,) = await asyncio.gather(task, return_exceptions=True)
+        assert isinstance(outcome, asyncio.CancelledError | DeadlineExceeded | RedisUnavailable)
+        await asyncio.gather(*client._farewells)
+
+    async def close_after_each_number_of_steps() -> None:
+        for steps in range(1, 40):
+            client = AsyncSearchClient(settings)
+            await close_after(client, steps)
+            await close_after(client, steps)  # one that is closed can be used again
+            assert client._connections is None, steps
+
+    others = {one["id"] for one in redis.client_list()}
+    asyncio.run(close_after_each_number_of_steps())
+    wait_for(lambda: {one["id"] for one in redis.client_list()} <= others, seconds=20)
 
 
 def test_parent_and_child_of_a_fork_both_go_on(settings: Settings, redis_url: str) -> None:
