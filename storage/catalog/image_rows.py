@@ -34,9 +34,9 @@ def write_images(connection: Connection, collection_id: int, images: Sequence[Im
         if not _SHA256.fullmatch(image.sha256):
             raise CatalogError(f"image {image.image_id!r}: {image.sha256!r} is no sha256 in lower-case hex")
     attributes = {image.image_id: normal_attributes(image.attributes) for image in images}
-    rows = {name: [getattr(image, name) for image in images] for name in _GIVEN} | {
+    rows = {name: list(map(attrgetter(name), images)) for name in _GIVEN} | {
         "collection_id": collection_id,
-        "attributes": list(attributes.values()),
+        "attributes": list(attributes.values()) if any(attributes.values()) else {},  # {} for all is converted once
         "created_at": moment,
         "updated_at": moment,
         "deleted_at": None,
