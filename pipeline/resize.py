@@ -9,9 +9,10 @@ five or six differs from Pillow's by a grey level, at sharp edges by up to three
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,9 +25,10 @@ Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 _REACH = 2.0  # of the bicubic filter to either side, in pixels of the smaller of both pictures
 _SHARPNESS = -0.5  # the `a` of R. Keys, "Cubic convolution interpolation", 1981; Pillow's
 _UNIT = 2**15  # the weights of one pixel of the result; a sum stays below 2 * 255 * 2^15 < 2^24
-_OUT_DOWN, _OUT_ACROSS = 8, 8  # pixels of the result made by one product: more multiply more zeros
+_OUT_DOWN, _OUT_ACROSS = 8, 5  # pixels of the result made by one product: more multiply more zeros
 _CHANNELS = 3
-_STEPS_DOWN = 7  # before their rows go across: some 100 KB, which malloc has at hand and the cache holds
+_STEPS_DOWN = 4  # whose bytes become numbers at once: some 500 KB, which the cache holds
+_MOST_KEPT = 1_000_000  # numbers in one piece of a thread's memory: enough for any JPEG that comes at reduced size
 _REMEMBERED = 64  # sizes of pictures whose weights are kept, some 100 KB each
 
 
@@ -51,12 +53,12 @@ def resize_bicubic(picture: Picture, box: tuple[float, float, float, float], siz
     down = _steps(height, (top, bottom), size[1], 1)
     across = _steps(width, (left, right), size[0], _CHANNELS)
     first, last = across[0].begin // _CHANNELS, across[-1].end // _CHANNELS
-    made = np.empty((size[1], size[0] * _CHANNELS), dtype=np.uint8)
+    rows = _memory().numbers("rows", size[1], (last - first) * _CHANNELS)
     with blas_threads().one_each():  # the products are small, and pictures are resized on many threads at once
         for start in range(0, len(down), _STEPS_DOWN):
             some = down[start : start + _STEPS_DOWN]
-            strip = cut_out(picture, (first, some[0].begin, last, some[-1].end))
-            made[some[0].first : some[-1].stop] = _across(_down(strip, some), across)
+            _down(cut_out(picture, (first, some[0].begin, last, some[-1].end)), some, rows)
+        made = _across(_to_levels(rows), across)
     return made.reshape(size[1], size[0], _CHANNELS)
 
 
@@ -74,29 +76,51 @@ def center_crop(pixels: Bytes, crop: tuple[int, int] | None) -> Bytes:
     return pixels[top : top + crop[0], left : left + crop[1]]
 
 
-def _down(strip: Bytes, steps: Sequence[_Step]) -> Floats:
-    """Make some rows of the result out of theirs, still as wide as these: (rows, w * 3), whole grey levels."""
-    first, top = steps[0].first, steps[0].begin
-    made = np.empty((steps[-1].stop - first, strip.shape[1] * _CHANNELS), dtype=np.float32)
+def _down(strip: Bytes, steps: Sequence[_Step], rows: Floats) -> None:
+    """Make some rows of the result out of theirs, still as wide as these, in their place among all rows."""
+    top, source = steps[0].begin, _memory().numbers("source", len(strip), rows.shape[1])
+    source.reshape(strip.shape)[:] = strip
     for step in steps:
-        source = strip[step.begin - top : step.end - top].astype(np.float32).reshape(-1, made.shape[1])
-        np.matmul(step.weights.T, source, out=made[step.first - first : step.stop - first])
-    return _to_levels(made)
+        np.matmul(step.weights.T, source[step.begin - top : step.end - top], out=rows[step.first : step.stop])
 
 
-def _across(rows: Floats, steps: Sequence[_Step]) -> Floats:
-    """Make rows of their final width: (rows, width * 3), whole grey levels."""
-    made, offset = np.empty((len(rows), steps[-1].stop), dtype=np.float32), steps[0].begin
+def _across(rows: Floats, steps: Sequence[_Step]) -> Bytes:
+    """Make rows of their final width: (rows, width * 3)."""
+    made, offset = _memory().numbers("made", len(rows), steps[-1].stop), steps[0].begin
     for step in steps:
         among = rows[:, step.begin - offset : step.end - offset]
         np.matmul(among, step.weights, out=made[:, step.first : step.stop])
-    return _to_levels(made)
+    return _to_levels(made).astype(np.uint8)
 
 
 def _to_levels(values: Floats) -> Floats:
     """Round to whole numbers from 0 to 255, in place."""
     np.rint(values, out=values)
     return np.clip(values, 0, 255, out=values)
+
+
+class _Memory(threading.local):
+    """What a thread works in, used again for each picture: to get new memory takes as long as all products.
+
+    Three pieces of at most 4 MB each; whoever needs a larger one gets it for this once.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Floats] = {}
+
+    def numbers(self, piece: str, height: int, width: int) -> Floats:
+        """(height, width) of whatever numbers, until the thread asks for this piece again."""
+        count = height * width
+        if count > _MOST_KEPT:
+            return np.empty((height, width), dtype=np.float32)
+        if piece not in self._kept or self._kept[piece].size < count:
+            self._kept[piece] = np.empty(count, dtype=np.float32)
+        return self._kept[piece][:count].reshape(height, width)
+
+
+@cache
+def _memory() -> _Memory:
+    return _Memory()
 
 
 @lru_cache(_REMEMBERED)

@@ -75,6 +75,20 @@ def test_a_plain_picture_keeps_its_colour(level: int) -> None:
     assert (made == level).all()
 
 
+def test_a_picture_is_the_same_whichever_were_resized_before_it() -> None:
+    photos = [_photo(width, width - 40) for width in (420, 2100, 300, 640, 420)]  # a thread works in the same memory
+
+    def resized(photo: np.ndarray) -> bytes:
+        height, width, _ = photo.shape
+        return resize_bicubic(photo, (0.0, 0.0, width, height), (SIDE, SIDE)).tobytes()
+
+    alone = []
+    for photo in photos:
+        with ThreadPoolExecutor(1) as pool:  # a new thread: with memory of its own
+            alone.append(pool.submit(resized, photo).result())
+    assert [resized(photo) for photo in photos] == alone
+
+
 def test_many_threads_get_what_one_gets() -> None:
     photos = [_photo(400 + 10 * number, 380) for number in range(8)]
 
