@@ -8,7 +8,7 @@ from sqlalchemy import Connection, delete, func, select
 
 from storage.catalog import tables
 from storage.catalog.database.engine import Database
-from storage.catalog.database.statements import chunks, one_of
+from storage.catalog.database.statements import any_of_collection, chunks, one_of
 from storage.catalog.records import FailureRecord
 from storage.records import Attributes
 
@@ -53,7 +53,7 @@ class Failures:
 
 def clear_failures(connection: Connection, collection_id: int, image_ids: Collection[str]) -> int:
     """Delete these rows within the caller's transaction; return how many there were."""
-    if not image_ids:
+    if not image_ids or not any_of_collection(connection, tables.failures, collection_id):
         return 0
     here = (_FAILURES.collection_id == collection_id, one_of(connection, _FAILURES.image_id, image_ids))
     return connection.execute(delete(tables.failures).where(*here)).rowcount

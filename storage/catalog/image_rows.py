@@ -14,7 +14,7 @@ from sqlalchemy import Connection, RowMapping, delete
 from storage.attributes import BOOLEAN, NUMBER, TEXT, Scalar, comparable, element_values, normal_attributes
 from storage.catalog import tables
 from storage.catalog.database.many_rows import insert_or_update, insert_rows
-from storage.catalog.database.statements import one_of
+from storage.catalog.database.statements import any_of_collection, one_of
 from storage.errors import CatalogError
 from storage.records import Attributes, ImageMetadata
 
@@ -50,8 +50,9 @@ def write_attribute_rows(connection: Connection, collection_id: int, attributes:
     if not attributes:
         return
     table = tables.image_attributes
-    of_images = (table.c.collection_id == collection_id, one_of(connection, table.c.image_id, attributes))
-    connection.execute(delete(table).where(*of_images))
+    if any_of_collection(connection, table, collection_id):
+        of_images = (table.c.collection_id == collection_id, one_of(connection, table.c.image_id, attributes))
+        connection.execute(delete(table).where(*of_images))
     rows = [
         (image_id, key, position, *_compared(value))
         for image_id, of_image in attributes.items()

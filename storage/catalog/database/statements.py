@@ -36,6 +36,12 @@ def one_of(connection: Connection, column: ColumnElement[str], values: Collectio
     return column.in_(select(listed.table_valued("value").c.value))
 
 
+def any_of_collection(connection: Connection, table: Table, collection_id: int) -> bool:
+    """Whether the table has a row of the collection: where it has none, as often, nothing is looked for row by row."""
+    statement = select(table.c.collection_id).where(table.c.collection_id == collection_id).limit(1)
+    return connection.execute(statement).first() is not None
+
+
 def as_list(dialect: str, values: Collection[str]) -> Any:
     """The values as the one parameter that they are for this database."""
     storable = [value for value in values if "\0" not in value]  # PostgreSQL refuses a NUL, SQLite reads up to it
