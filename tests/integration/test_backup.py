@@ -23,7 +23,7 @@ from visual_search.collection import Query
 def _command(settings, *arguments, expected=0):
     done = subprocess.run(
         [sys.executable, "-m", "visual_search", *map(str, arguments)],
-        cwd=ROOT, env=environment_of(settings), capture_output=True, text=True, timeout=120, check=False,
+        cwd=ROOT, env=environment_of(settings), capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == expected, done.stdout + done.stderr
     return done.stdout if expected == 0 else done.stderr
@@ -84,7 +84,7 @@ def test_uploads_that_are_kept_elsewhere_are_said_to_be_left_out(settings, fille
     elsewhere.model_fields_set.add("uploads_address")
     done = subprocess.run(
         [sys.executable, "-m", "visual_search", "backup", "create", str(tmp_path / "backup")],
-        cwd=ROOT, env=environment_of(elsewhere), capture_output=True, text=True, timeout=120, check=True,
+        cwd=ROOT, env=environment_of(elsewhere), capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
     assert f"not in it: the uploads in {tmp_path / 'uploads'}" in done.stderr
     assert len(check_backup(tmp_path / "backup").files) == 5, "those from before the address was set are"

@@ -46,7 +46,7 @@ def _run(home, *arguments: str, **environment: str) -> subprocess.CompletedProce
         env=_environment(home) | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
 
@@ -241,7 +241,7 @@ def test_ctrl_c_keeps_what_was_finished_and_exits_130(home):
     )
     wait_for(lambda: _has_committed(home), what="a first commit")
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=180)
     assert process.returncode == 130, errors
     assert "the same command carries on" in errors
     assert "Traceback" not in errors

@@ -124,7 +124,7 @@ def test_a_finished_batch_waits_for_a_server_that_is_away(own_valkey, catalog, f
         thread.start()
         wait_for(lambda: "waits to be handed over" in caplog.text, what="the first attempt to fail")
         server.start()
-        thread.join(timeout=60)
+        thread.join(timeout=180)
         assert outcomes == [Outcome.HANDED_OVER]
         assert worker.stream.length() == 1
 
@@ -142,7 +142,7 @@ def test_the_lease_is_renewed_while_a_finished_batch_waits(worker, monkeypatch):
     assert thread.is_alive()
     assert not worker.is_free(batch)
     worker.stop.ask()
-    thread.join(timeout=60)
+    thread.join(timeout=180)
     assert worker.is_free(batch)
 
 

@@ -24,7 +24,7 @@ def settings(tmp_path, redis_url):
 
 
 def _scraped(port: int) -> dict[str, float]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=180) as answer:
         lines = answer.read().decode().splitlines()
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
 
@@ -112,6 +112,6 @@ def test_a_port_that_is_taken_is_told_in_one_line(settings, start_role):
     first = start_role("workers.beat", settings, VISUAL_SEARCH_METRICS_PORT=str(taken))
     wait_for(lambda: first.says("ready"))
     second = start_role("workers.beat", settings, VISUAL_SEARCH_METRICS_PORT=str(taken))
-    assert second.process.wait(timeout=60) == 1
+    assert second.process.wait(timeout=180) == 1
     assert "metrics cannot be served" in second.text()
     assert "Traceback" not in second.text()

@@ -26,6 +26,7 @@ PAGE = ROOT / "docs" / "operations.md"
 def user(user_shell: UserShell, _valkey_program: None) -> UserShell:
     """A user with some photos, a data folder of their own, and no port taken."""
     user_shell.variables |= {"VISUAL_SEARCH_HTTP_PORT": "0", "VISUAL_SEARCH_SWEEP_SECONDS": "1", "OMP_NUM_THREADS": "1"}
+    user_shell.variables["VISUAL_SEARCH_SEARCH_SECONDS"] = "120"  # a busy machine takes longer than people wait
     write_photos(user_shell.home / "photos", 12)
     return user_shell
 

@@ -184,7 +184,7 @@ class TestSchema:
             process.stdin.write("go\n")
             process.stdin.flush()
         for process in opening:
-            process.communicate(timeout=60)
+            process.communicate(timeout=180)
         assert [process.returncode for process in opening] == [0, 0, 0]
 
     def test_the_migrations_lead_to_the_tables_that_the_program_uses(self, catalog: Catalog) -> None:

@@ -78,7 +78,7 @@ def test_each_role_does_all_of_its_work_with_its_own_user(as_role, start_role: S
         assert jobs.get(job).job.counts["indexed"] == 10
     picture = min((tmp_path / "photos").rglob("*.jpg")).read_bytes()
     with SearchClient(as_role("http")) as searches:
-        found = wait_for(lambda: searches.search(image=picture, k=3).results, what="an answer")
+        found = wait_for(lambda: searches.search(image=picture, k=3, timeout=60).results, what="an answer")
     assert len(found) == 3
     for role in ("embed", "aggregator", "query", "beat"):  # a probe has its container's own user
         assert subprocess.run(PROBE, cwd=ROOT, env=environment_of(as_role(role)), check=False).returncode == 0
@@ -149,6 +149,6 @@ def test_the_file_as_it_stands_starts_no_server(tmp_path: Path):
 
     file = ROOT / "deploy" / "valkey" / "users.acl"
     command = [str(get_binary_path()), "--port", str(free_port()), "--dir", str(tmp_path), "--aclfile", str(file)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert ended.returncode
     assert "users.acl" in ended.stdout + ended.stderr

@@ -144,7 +144,7 @@ def test_the_commands_do_the_same(collection, checkpoint, tmp_path):
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=300,
         )
 
     done = run("reindex", "--model", checkpoint)

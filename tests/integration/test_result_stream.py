@@ -61,7 +61,7 @@ def test_a_full_stream_holds_the_publisher_back_until_there_is_room(stream):
     assert stream.length() == 3
     stream.read("a", 1, 0)
     stream.acknowledge([entry for entry, _fields in stream.read("a", 1, 0)])
-    publisher.join(timeout=60)
+    publisher.join(timeout=180)
     assert numbers(stream.read("a", 9, 0)) == [2, 3, 4]
 
 

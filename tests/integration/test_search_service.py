@@ -95,7 +95,7 @@ def service(_valkey_program: None, tmp_path_factory: pytest.TempPathFactory) -> 
     wait_for(lambda: "ready" in log.read_text() or worker.poll() is not None, what="the worker")
     yield made
     worker.terminate()
-    assert worker.wait(timeout=60) == 0, log.read_text()
+    assert worker.wait(timeout=180) == 0, log.read_text()
     made.valkey.kill()
 
 
@@ -210,7 +210,7 @@ def test_celery_users_send_a_task(service: Service) -> None:
             assert reasons == ["unknown_id", *["invalid_query"] * 5]
     finally:
         worker.terminate()
-        worker.wait(timeout=60)
+        worker.wait(timeout=180)
         print(log.read_text())
     assert worker.returncode == 0
 

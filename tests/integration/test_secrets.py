@@ -45,7 +45,7 @@ def settings(tmp_path, own_valkey, postgres_url):
 def _command(settings, *arguments):
     done = subprocess.run(
         [sys.executable, "-m", "visual_search", *arguments],
-        cwd=ROOT, env=environment_of(settings), capture_output=True, text=True, timeout=120, check=False,
+        cwd=ROOT, env=environment_of(settings), capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     return done.stdout + done.stderr
 

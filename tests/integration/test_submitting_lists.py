@@ -226,7 +226,7 @@ def test_the_command_takes_a_list_from_standard_input_and_tells_of_unused_rows(
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=180,
         )
 
     done = run("--list", "-", str(photos), "--attributes", str(sidecar), text="even/00.jpg\nnope.jpg\n")

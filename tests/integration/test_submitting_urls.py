@@ -118,7 +118,7 @@ def test_a_list_of_addresses_is_fetched_by_a_worker_and_skipped_when_unchanged(
 
     done = subprocess.run(
         [sys.executable, "-m", "visual_search", "submit", "--list", str(listed), "--wait", "--json"],
-        cwd=ROOT, env=environment_of(settings), capture_output=True, text=True, timeout=120, check=False,
+        cwd=ROOT, env=environment_of(settings), capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 3, done.stderr + done.stdout
     (job,) = client.list()

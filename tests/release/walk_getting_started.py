@@ -101,6 +101,7 @@ class NewUser:
             "PATH": f"{environment / 'bin'}:/usr/local/bin:/usr/bin:/bin",
             "LANG": "C.UTF-8",
             "VISUAL_SEARCH_HTTP_PORT": "0",  # so that it also runs where something else has the port
+            "VISUAL_SEARCH_SEARCH_SECONDS": "120",  # a loaded machine takes longer than people wait
         }
         self._up: subprocess.Popen[bytes] | None = None
         self.work.mkdir()

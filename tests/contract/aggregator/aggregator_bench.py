@@ -77,7 +77,7 @@ class Bench:
             yield
         finally:
             stop.set()
-            thread.join(timeout=20)
+            thread.join(timeout=120)
             self.indexes.close()
             assert not thread.is_alive()
         if self.problems:

@@ -16,6 +16,7 @@ from storage.catalog import (
     Catalog,
     Generation,
     IndexBatch,
+    Lease,
 )
 from storage.errors import CatalogUnavailable
 from workers.aggregator import LEASE_NAME, MAX_DELIVERIES
@@ -100,9 +101,14 @@ def test_one_whose_lease_went_to_another_writes_nothing_more(
     _, (batch_id,) = make_job(catalog, generation, ["abc"])
     here = bench()
     with here.running():
-        mine = wait_for(lambda: catalog.leases.acquire(LEASE_NAME, here.aggregator.name, 0.0))
-        taken = catalog.leases.acquire(LEASE_NAME, "another", NEVER)
-        assert taken is not None
+
+        def by_another() -> tuple[Lease, Lease] | None:
+            """Unless its owner renews it just between the two."""
+            mine = catalog.leases.acquire(LEASE_NAME, here.aggregator.name, 0.0)
+            taken = catalog.leases.acquire(LEASE_NAME, "another", NEVER)
+            return (mine, taken) if mine and taken else None
+
+        mine, taken = wait_for(by_another, what="another one to have the lease")
         assert taken.epoch > mine.epoch
         stream.publish(result(catalog, generation, batch_id, "abc"))
         time.sleep(2.5)
