@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from threading import Event
 
 import pytest
 from servers import ROOT, environment_of, free_port, wait_for
@@ -141,3 +143,38 @@ def test_a_real_role_is_ready_at_its_ready_line_and_leaves_nothing_behind(settin
     wait_for(lambda: _probe(settings).returncode == 0, what="it to be well again")
     assert worker.stop() == 0
     assert LocalSigns(settings).read() == []
+
+
+def test_the_folder_goes_with_the_last_sign(settings):
+    signs = LocalSigns(settings)
+    for name in ("first", "second"):
+        signs.leave(name, "{}")
+    signs.take_back("first")
+    assert [path.name for path in signs._folder.iterdir()] == ["second.json"]
+    signs.take_back("second")
+    assert not signs._folder.exists()
+    signs.take_back("second")  # nothing is there, which is fine
+
+
+def test_a_folder_that_is_taken_away_at_any_moment_costs_no_sign(settings, caplog):
+    """Two processes that end and begin at once, many times: each sign that was left can be read."""
+    ending, beginning = LocalSigns(settings), LocalSigns(settings)
+    done = Event()
+
+    def come_and_go():
+        while not done.is_set():
+            ending.leave("ending", "{}")
+            ending.take_back("ending")
+
+    with ThreadPoolExecutor(1) as threads:
+        coming = threads.submit(come_and_go)
+        try:
+            for _ in range(500):
+                beginning.leave("beginning", '{"is": "here"}')
+                assert '{"is": "here"}' in beginning.read()
+                beginning.take_back("beginning")
+        finally:
+            done.set()
+        coming.result()
+    assert caplog.records == []
+    assert not beginning._folder.exists()

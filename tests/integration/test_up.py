@@ -15,6 +15,7 @@ from servers import ROOT, environment_of, free_port, wait_for
 
 from storage.settings import Settings
 from workers.bundled_valkey import find_valkey, stop_valkey
+from workers.signs.local_signs import LocalSigns
 
 pytestmark = pytest.mark.slow  # real processes that wait for each other: `make test-slow`
 
@@ -115,6 +116,7 @@ def test_a_job_from_another_process_finishes_and_the_end_leaves_no_process(up, s
     assert up.stop(how) == 0
     assert _of_this_folder(settings) == []
     assert find_valkey(settings) is None
+    assert not LocalSigns(settings)._folder.exists()
     assert up.text().splitlines()[-1].endswith("| all ended")
 
 
