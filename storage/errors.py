@@ -117,6 +117,12 @@ class UploadsUnusable(StorageError):
     reason = "uploads_unusable"
 
 
+class ImageUnreachable(StorageError):
+    """Raised when showing an indexed image: its bucket is gone, or the service may not read it. No retry helps."""
+
+    reason = "image_unreachable"
+
+
 class HostUnavailable(StorageError):
     """Raised when fetching from an http(s) address: its server failed or did not answer. A retry can help."""
 

@@ -68,6 +68,7 @@ _STATUS: Mapping[type[VisualSearchError], int] = {
     computing.SidecarError: 400,
     keeping.StorageError: 400,  # an address that is no folder or bucket; what it names besides has classes of its own
     keeping.UploadsUnusable: 500,
+    keeping.ImageUnreachable: 500,
     keeping.StorageUnavailable: 503,
     keeping.HostUnavailable: 503,
     keeping.InvalidFilter: 400,

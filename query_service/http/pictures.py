@@ -16,12 +16,22 @@ from pipeline.decode import DecodeLimits, decode_image, is_large, upright_rgb
 from pipeline.decoding_children import DecodingChildren
 from pipeline.errors import TooManyPixels
 from pipeline.picture_formats import recognise_format
+from storage.errors import (
+    HostUnavailable,
+    ImageNotFound,
+    ImageTooLarge,
+    ImageUnreachable,
+    SourceNotAllowed,
+    StorageError,
+    StorageUnavailable,
+)
 from storage.images.allowed_sources import ANYWHERE, AllowedSources
 from storage.images.locate import ImageReader
 
 _THREADS = 4  # decoding releases the interpreter, reading from S3 waits
 _CACHE_BYTES = 64 * 1024 * 1024  # some 4,000 thumbnails of 256 pixels
 _QUALITY = 85
+_SAID_AS_IT_IS = (ImageNotFound, ImageTooLarge, SourceNotAllowed, StorageUnavailable, HostUnavailable)
 
 
 @dataclass(frozen=True)
@@ -50,8 +60,16 @@ class Pictures:
         self._alone = Lock()  # large pictures take hundreds of megabytes each
 
     def read(self, uri: str) -> bytes:
-        """The original bytes. Raises StorageError."""
-        return self._reader.read(uri)
+        """The original bytes. Raises StorageError.
+
+        A place that is gone or refuses the service is no fault of who asks for one of its images: ImageUnreachable.
+        """
+        try:
+            return self._reader.read(uri)
+        except _SAID_AS_IT_IS:
+            raise
+        except StorageError as error:
+            raise ImageUnreachable(f"an indexed image cannot be read: {error}") from error
 
     def thumbnail(self, uri: str, sha256: str, size: int) -> Thumbnail:
         """The picture upright, within `size` x `size` pixels. Raises StorageError, DecodeError.

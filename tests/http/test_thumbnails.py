@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from urllib.parse import quote
 
 import pytest
@@ -101,6 +102,35 @@ def test_a_file_that_is_gone_is_not_found(http_app, photos):
     for kind in ("thumbnail", "original"):
         reply = http_app.client.get(f"/v1/{kind}?id=a.jpg")
         assert (reply.status_code, reply.json()["error"]["reason"]) == (404, "not_found")
+
+
+def test_a_bucket_that_is_gone_is_the_services_fault_and_the_log_says_which(
+    http_app, http_settings, s3_bucket, monkeypatch, caplog
+):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_bucket.endpoint_url)
+    s3_bucket.client.create_bucket(Bucket="soon-to-be-gone")
+    s3_bucket.client.put_object(Bucket="soon-to-be-gone", Key="cat.jpg", Body=jpeg(5))
+    with ImageCollection(settings=http_settings) as images:
+        images.index("s3://soon-to-be-gone")
+    s3_bucket.client.delete_object(Bucket="soon-to-be-gone", Key="cat.jpg")
+    assert http_app.client.get("/v1/original?id=cat.jpg").status_code == 404, "the bucket is there, the file is not"
+    s3_bucket.client.delete_bucket(Bucket="soon-to-be-gone")
+    for kind in ("thumbnail", "original"):
+        reply = http_app.client.get(f"/v1/{kind}?id=cat.jpg")
+        error = reply.json()["error"]
+        assert (reply.status_code, error["reason"], error["retryable"]) == (500, "image_unreachable", False)
+        assert "soon-to-be-gone" not in reply.text
+        [line] = [one.getMessage() for one in caplog.records if error["id"] in one.getMessage()]
+        assert "there is no bucket 'soon-to-be-gone'" in line
+
+
+def test_a_file_that_the_service_may_not_read_is_no_lack_of_rights_of_who_asks(http_app, photos, caplog):
+    (photos / "a.jpg").unlink()
+    os.mkfifo(photos / "a.jpg")  # root may read everything, but this is read by nobody
+    reply = http_app.client.get("/v1/original?id=a.jpg")
+    assert (reply.status_code, reply.json()["error"]["reason"]) == (500, "image_unreachable")
+    assert str(photos) not in reply.text
+    assert "is a fifo" in caplog.text
 
 
 def test_more_pixels_than_the_cap_are_refused(tmp_path):
