@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
@@ -15,10 +17,21 @@ from query_service.http.access import requires
 from query_service.http.error_replies import error_body
 from query_service.http.service import HttpService
 from storage.errors import VisualSearchError
+from workers.servers import redis_errors_translated
 
 OK = "ok"
 _LOOK_SECONDS = 3.0  # a part that does not answer within this is missing
 _KEEP_SECONDS = 0.5  # these addresses are open: however often somebody asks, the parts are asked twice a second at most
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What a part answered: "ok" or what is wrong in the words of the reply, and for the log the error behind it."""
+
+    state: str
+    error: Exception | None = None
 
 
 class Readiness:
@@ -26,11 +39,12 @@ class Readiness:
 
     def __init__(self, service: HttpService) -> None:
         self._parts: Mapping[str, Callable[[], Awaitable[bool]]] = {
-            "catalog": lambda: _in_a_thread(lambda: service.catalog.collections.list() is not None),
-            "redis": lambda: _in_a_thread(service.ping_redis),
+            "catalog": lambda: asyncio.to_thread(lambda: service.catalog.collections.list() is not None),
+            "redis": lambda: asyncio.to_thread(_answers, service.ping_redis),
             "query_worker": lambda: _any_worker(service),
         }
-        self._looks: dict[str, asyncio.Task[str]] = {}
+        self._looks: dict[str, asyncio.Task[_Look]] = {}
+        self._logged: dict[str, str] = {}  # the state of each part that the log told last
         self._known: Mapping[str, str] = {}
         self._known_at = -_KEEP_SECONDS
         self._lock = asyncio.Lock()
@@ -48,11 +62,12 @@ class Readiness:
             return self._known
 
     def _taken(self, name: str) -> str:
-        look = self._looks[name]
-        if not look.done():
-            return "does not answer"
-        del self._looks[name]
-        return look.result()
+        done = self._looks[name].done()
+        look = self._looks.pop(name).result() if done else _Look("does not answer")
+        if look.state != self._logged.get(name, OK):
+            self._logged[name] = look.state
+            _log_change(name, look)
+        return look.state
 
 
 def health_router(service: HttpService) -> APIRouter:
@@ -86,18 +101,29 @@ def health_router(service: HttpService) -> APIRouter:
     return router
 
 
-async def _in_a_thread(ask: Callable[[], Any]) -> bool:
-    return bool(await asyncio.to_thread(ask))
+def _answers(ping_redis: Callable[[], Any]) -> bool:
+    with redis_errors_translated():
+        return bool(ping_redis())
 
 
 async def _any_worker(service: HttpService) -> bool:
     return await service.searches.workers() > 0
 
 
-async def _outcome(ask: Callable[[], Awaitable[bool]]) -> str:
+async def _outcome(ask: Callable[[], Awaitable[bool]]) -> _Look:
     try:
-        return OK if await ask() else "gave no sign"
+        return _Look(OK if await ask() else "gave no sign")
     except VisualSearchError as error:
-        return error.reason
-    except Exception as error:  # noqa: BLE001 - Redis's own errors, or anything: the part is not there
-        return type(error).__name__
+        return _Look(error.reason, error)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the part cannot be used; the log gets all of it
+        return _Look("failed", error)
+
+
+def _log_change(name: str, look: _Look) -> None:
+    if look.state == OK:
+        _log.info("readiness: %s is there again", name)
+    elif look.error is None:
+        _log.warning("readiness: %s %s", name, look.state)
+    else:
+        trace = None if isinstance(look.error, VisualSearchError) else look.error
+        _log.error("readiness: %s: %s: %s", name, type(look.error).__name__, look.error, exc_info=trace)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from dataclasses import replace
 
-from http_api import in_process
+from http_api import http_service, in_process
 from prometheus_client.parser import text_string_to_metric_families
 from servers import wait_for
 
+from query_service.http.health import Readiness
 from workers.servers import connect_redis
 from workers.signs.heartbeat import Heartbeat, read_signs
 
@@ -58,6 +61,31 @@ def test_a_lost_catalog_is_told(http_settings):
         reply = app.client.get("/readyz")
     assert reply.json()["parts"]["catalog"] not in ("ok", "")
     assert str(http_settings.data_dir) not in reply.text
+
+
+def test_what_nobody_expected_is_told_as_failed_and_stands_in_the_log_once(http_settings, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    monkeypatch.setattr("query_service.http.health._LOOK_SECONDS", 120.0)  # nothing here is slow but the machine
+    monkeypatch.setattr("query_service.http.health._KEEP_SECONDS", 0.0)
+    answers = iter([False, False, True])
+
+    def ping():
+        if not next(answers):
+            raise ZeroDivisionError("at 10.1.2.3")
+        return True
+
+    async def looks(readiness):
+        return [(await readiness.look())["redis"] for _ in range(3)]
+
+    with http_service(http_settings) as service:
+        states = asyncio.run(looks(Readiness(replace(service, ping_redis=ping))))
+    assert states == ["failed", "failed", "ok"]
+    told = [one for one in caplog.records if "readiness: redis" in one.getMessage()]
+    assert [one.levelname for one in told] == ["ERROR", "INFO"]
+    assert "at 10.1.2.3" in told[0].getMessage()
+    assert told[0].exc_info
+    assert told[0].exc_info[0] is ZeroDivisionError, "with its traceback"
+    assert "there again" in told[1].getMessage()
 
 
 def test_requests_are_counted_by_route_and_no_label_grows_with_what_is_asked(stateless_app):
