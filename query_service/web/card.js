@@ -1,7 +1,8 @@
 // One result: the picture in its right proportions within a square, score, rank, name, attributes and actions.
 
 import { el, iconButton } from "./dom.js";
-import { endOfName, score, shortName, value } from "./format.js";
+import { score, shortName, value } from "./format.js";
+import { nameLine } from "./name_line.js";
 import { openOriginal, thumbnail } from "./thumbnails.js";
 import { showError } from "./notices.js";
 
@@ -24,12 +25,6 @@ export function card(result, collection, act, { ranked = true } = {}) {
 }
 
 export const skeletons = (count) => Array.from({ length: count }, () => el("li", { class: "skeleton", "aria-hidden": "true" }, el("div", { class: "frame" }), el("div", { class: "line" })));
-
-// A long name loses its middle: names of photos differ in their last characters.
-function nameLine(id) {
-  const [begin, end] = endOfName(shortName(id));
-  return el("p", { class: "name", title: id }, el("span", {}, begin), el("span", {}, end));
-}
 
 const labelOf = (result, ranked) => (ranked ? `${result.rank}. ${result.image_id}, score ${score(result.score)}` : result.image_id);
 

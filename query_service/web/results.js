@@ -4,10 +4,12 @@ import { $, el, iconButton, keepFocus } from "./dom.js";
 import { card, skeletons } from "./card.js";
 import { plural, shortName } from "./format.js";
 import { focusFirst, resetTabStop } from "./grid_keys.js";
+import { fitNames, fitNamesToColumns } from "./name_line.js";
 import { clearError, showError } from "./notices.js";
+import { hideNothing, noAnswer, nothingFound, nothingIndexed } from "./nothing.js";
 import { showProvenance } from "./provenance.js";
 import { PAGE, abortSearch, browse, search } from "./search.js";
-import { hasFilters, isAsking, state, update } from "./state.js";
+import { isAsking, state, update } from "./state.js";
 
 const BROWSED = 24;
 const SLOW_MILLISECONDS = 150; // faster answers replace the grid without a flicker
@@ -22,6 +24,7 @@ export const resultOf = (id) => shown.get(id);
 
 export function startResults(actions) {
   act = actions;
+  fitNamesToColumns();
   $("#load-more").addEventListener("click", loadMore);
 }
 
@@ -74,15 +77,17 @@ function showFirst(answer) {
   if (inGrid) focusFirst();
   showProvenance(answer);
   $("#share").hidden = false;
-  $("#nothing").hidden = shown.size > 0;
-  if (!shown.size) $("#nothing").replaceChildren(...emptyAdvice());
+  if (shown.size) hideNothing();
+  else nothingFound();
 }
 
 function append({ results }) {
   offset += results.length;
   const fresh = results.filter((result) => !shown.has(result.image_id));
   for (const result of fresh) shown.set(result.image_id, result);
-  $("#grid").append(...fresh.map((result) => card(result, state.collection, act)));
+  const cards = fresh.map((result) => card(result, state.collection, act));
+  $("#grid").append(...cards);
+  fitNames(cards.map((one) => $(".name", one)));
   $("#load-more").hidden = results.length < PAGE;
   $("#summary").textContent = results.length < PAGE ? plural(shown.size, "result") : `First ${plural(shown.size, "result")}`;
   resetTabStop();
@@ -101,7 +106,7 @@ function clear() {
 }
 
 function showWaiting() {
-  $("#nothing").hidden = true;
+  hideNothing();
   $("#grid").setAttribute("aria-busy", "true");
   if (!shown.size) $("#grid").replaceChildren(...skeletons(12));
   $("#summary").textContent = isAsking() ? "Searching …" : "Find pictures that look alike";
@@ -112,6 +117,7 @@ function showFailure(error) {
   if (!$("#grid .score")) clear(); // pictures to begin with, or none: no results of anything
   $("#summary").textContent = shown.size ? "The results before" : "No answer";
   $("#load-more").hidden = true;
+  if (!shown.size) noAnswer(error);
   showError(error, refresh);
 }
 
@@ -119,7 +125,8 @@ function showFailure(error) {
 async function welcome(mine) {
   abortSearch();
   clear();
-  for (const id of ["#load-more", "#share", "#nothing"]) $(id).hidden = true;
+  for (const id of ["#load-more", "#share"]) $(id).hidden = true;
+  hideNothing();
   $("#provenance").replaceChildren();
   const lacking = state.parts.length > 0;
   $("#summary").textContent = lacking ? "Now add what it should look like" : "Find pictures that look alike";
@@ -128,25 +135,16 @@ async function welcome(mine) {
     if (mine !== turn) return;
     clearError();
     $("#grid").replaceChildren(...images.map((image) => card(image, state.collection, act, { ranked: false })));
+    fitNames($("#grid").querySelectorAll(".name"));
     for (const image of images) shown.set(image.image_id, image);
     if (images.length && !lacking) $("#summary").textContent = "Start with a picture of your own, or one of these";
-    $("#nothing").hidden = images.length > 0;
-    if (!images.length) $("#nothing").replaceChildren(...firstSteps());
+    if (!images.length) nothingIndexed();
     resetTabStop();
   } catch (error) {
     if (mine === turn) showFailure(error);
   } finally {
     if (mine === turn) $("#grid").removeAttribute("aria-busy");
   }
-}
-
-const firstSteps = () => [el("h2", {}, state.collection ? "This collection is empty" : "Nothing is indexed yet"),
-  el("p", {}, "Add a folder, an S3 prefix or pictures from this device: each is searchable as soon as it is indexed."),
-  el("button", { type: "button", class: "primary", on: { click: () => update({ view: "jobs" }) } }, "Add pictures")];
-
-function emptyAdvice() {
-  const causes = [state.minScore > 0 && "a lower score", hasFilters() && "fewer filters", state.exclude.length > 0 && "fewer exclusions"].filter(Boolean);
-  return [el("h2", {}, "Nothing found"), el("p", {}, causes.length ? `Try ${causes.join(" or ")}.` : "The collection has no other pictures.")];
 }
 
 function showExcluded() {
