@@ -1,13 +1,15 @@
-"""deploy/kubernetes as Kustomize renders it, held against the schemas of Kubernetes and KEDA. Never applied."""
+"""deploy/ as Kustomize renders it, held against schemas: of Kubernetes, KEDA and the Prometheus Operator. Never applied."""
 
 import kubernetes_validate
 import pydantic
 import pytest
 import yaml
 from cloudcoil.models.keda import v1alpha1 as keda
+from cloudcoil.models.prometheus_operator import v1 as operator
 from deployment_tools import ROOT, run
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
+MONITORING = ROOT / "deploy" / "monitoring"
 VERSIONS = ("1.31", "1.34", "1.37")
 WORKLOADS = {"embed-worker", "aggregator", "beat", "query-worker", "http"}
 
@@ -40,6 +42,20 @@ def test_the_autoscaling_of_embed_workers_fits_the_schema_of_keda(rendered):
     assert {"serverAddress", "query", "threshold"} <= set(read.spec.triggers[0].metadata)
     with pytest.raises(pydantic.ValidationError, match="minReplicas"):
         keda.ScaledObject.model_validate({**scaled, "spec": {**scaled["spec"], "minReplicas": 0}}, extra="forbid")
+
+
+def test_what_the_prometheus_operator_gets_fits_its_schemas():
+    documents = {one["kind"]: one for one in yaml.safe_load_all(run("kustomize", "build", MONITORING))}
+    assert set(documents) == {"ConfigMap", "PodMonitor", "PrometheusRule"}
+    kubernetes_validate.validate(documents["ConfigMap"], VERSIONS[-1], strict=True)
+    monitor = operator.PodMonitor.model_validate(documents["PodMonitor"], extra="forbid")
+    assert monitor.spec.pod_metrics_endpoints[0].port == "metrics"
+    rules = operator.PrometheusRule.model_validate(documents["PrometheusRule"], extra="forbid")
+    assert rules.spec.groups[0].rules[0].alert == "NoAggregator"
+    for kind in (operator.PodMonitor, operator.PrometheusRule):
+        document = documents[kind.__name__]
+        with pytest.raises(pydantic.ValidationError, match="scrapeInterval"):
+            kind.model_validate({**document, "spec": {**document["spec"], "scrapeInterval": "1s"}}, extra="forbid")
 
 
 def test_everything_is_in_the_namespace_and_says_that_it_is_ours(rendered):
