@@ -1,4 +1,4 @@
-"""deploy/ as Kustomize renders it, held against schemas: of Kubernetes, KEDA and the Prometheus Operator. Never applied."""
+"""deploy/ as Kustomize renders it, held against schemas: Kubernetes, KEDA, the Prometheus Operator. Never applied."""
 
 import kubernetes_validate
 import pydantic
