@@ -204,11 +204,11 @@ class S3Storage:
             raise self._answered(error, uri) from error
         except _NO_CREDENTIALS as error:
             raise StorageDenied(
-                f"{uri}: {error} Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or configure a profile"
+                f"{uri}: {_sentence(error)} Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or configure a profile"
             ) from error
         except _CONNECTION_FAILED as error:
             raise StorageUnavailable(
-                f"{uri}: {error} Check the network and the endpoint (endpoint_url, or AWS_ENDPOINT_URL)"
+                f"{uri}: {_sentence(error)} Check the network and the endpoint (endpoint_url, or AWS_ENDPOINT_URL)"
             ) from error
         except RecursionError as error:  # botocore follows a redirect to itself without end
             raise self._not_s3() from error
@@ -230,6 +230,11 @@ class S3Storage:
         if code in _DENIED or status in _DENIED_STATUS:
             return StorageDenied(f"{said}; check the credentials and what they may read")
         return StorageError(said)
+
+
+def _sentence(error: Exception) -> str:
+    """Some of botocore's messages end with a full stop, others do not."""
+    return f"{str(error).rstrip('. ')}."
 
 
 def _make_client(endpoint_url: str | None, region: str | None) -> S3Client:

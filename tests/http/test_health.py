@@ -74,11 +74,15 @@ def test_what_nobody_expected_is_told_as_failed_and_stands_in_the_log_once(http_
             raise ZeroDivisionError("at 10.1.2.3")
         return True
 
-    async def looks(readiness):
-        return [(await readiness.look())["redis"] for _ in range(3)]
+    async def looks(service):
+        readiness = Readiness(service)
+        try:
+            return [(await readiness.look())["redis"] for _ in range(3)]
+        finally:
+            await service.searches.close()
 
     with http_service(http_settings) as service:
-        states = asyncio.run(looks(Readiness(replace(service, ping_redis=ping))))
+        states = asyncio.run(looks(replace(service, ping_redis=ping)))
     assert states == ["failed", "failed", "ok"]
     told = [one for one in caplog.records if "readiness: redis" in one.getMessage()]
     assert [one.levelname for one in told] == ["ERROR", "INFO"]
