@@ -8,6 +8,7 @@ import pytest
 import typer.main
 
 from visual_search.cli.app import app
+from visual_search.cli.commands import loaded
 from visual_search.cli.manual import CommandPage, pages_of
 
 
@@ -24,7 +25,7 @@ class CommandTree:
         name = "visual-search"
         while (inner := getattr(command, "commands", {})) and words and not words[0].startswith("-"):
             name, words = words[0], words[1:]
-            command = inner[name]
+            command = loaded(inner[name])
         if getattr(command, "commands", {}):  # options of the program itself act at once: completion, version
             known = {name for one in command.get_params(command.context_class(command)) for name in one.opts}
             assert set(words) <= known, f"{name} has no {words}"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from pipeline.embedding_service import ImageInput
 from pipeline.errors import InvalidQuery
+
+if TYPE_CHECKING:
+    from pipeline.embedding_service import ImageInput
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Puts the commands together and turns every expected error into one clear line and an exit code."""
+"""Runs a command and turns every expected error into one clear line and an exit code."""
 
 from __future__ import annotations
 
@@ -9,35 +9,17 @@ import sys
 import typer
 
 from storage.errors import VisualSearchError
-from visual_search.cli import (
-    audit,
-    backup,
-    demo,
-    evaluate,
-    failures,
-    generations,
-    images,
-    index,
-    jobs,
-    keys,
-    man,
-    models,
-    reindex,
-    search,
-    settings,
-    status,
-    submit,
-    up,
-)
+from visual_search.cli.commands import MARKUP, AllCommands
 from visual_search.cli.output import ExitCode, error_console, exit_code_of, print_error
 from visual_search.version import __version__
 
 app = typer.Typer(
     name="visual-search",
+    cls=AllCommands,
     help="Exact image search over your own photos: by picture, by words, by similarity.\n\n"
     "Start with `visual-search index ~/Pictures`, then `visual-search search --text 'a red bicycle'`.",
     no_args_is_help=True,
-    rich_markup_mode="markdown",
+    rich_markup_mode=MARKUP,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -52,29 +34,6 @@ def root(
     if version:
         typer.echo(f"visual-search {__version__}")
         raise typer.Exit
-
-
-for name, module in {
-    "index": index,
-    "submit": submit,
-    "search": search,
-    "evaluate": evaluate,
-    "audit": audit,
-    "status": status,
-    "reindex": reindex,
-    "up": up,
-    "settings": settings,
-    "demo": demo,
-    "man": man,
-}.items():
-    app.command(name, epilog=module.EXAMPLES)(module.command)
-app.add_typer(images.app, name="images")
-app.add_typer(failures.app, name="failures")
-app.add_typer(jobs.app, name="jobs")
-app.add_typer(generations.app, name="generations")
-app.add_typer(keys.app, name="keys")
-app.add_typer(models.app, name="models")
-app.add_typer(backup.app, name="backup")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from visual_search.cli.commands import loaded
+
 _EXAMPLE = re.compile(r"`([^`]+)`")
 
 
@@ -37,6 +39,7 @@ def pages_of(program: Any, name: str) -> Iterator[CommandPage]:
 
 
 def _pages(command: Any, name: str, parent: Any) -> Iterator[CommandPage]:
+    command = loaded(command)
     context = command.context_class(command, info_name=name, parent=parent)
     inner = getattr(command, "commands", {})
     yield CommandPage(

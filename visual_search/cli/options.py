@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from storage.settings import Settings, load_settings
-from visual_search.collection import ImageCollection
+
+if TYPE_CHECKING:
+    from visual_search.collection import ImageCollection
 
 DataDir = Annotated[
     Path | None,
@@ -49,4 +51,6 @@ def settings_from(config: Path | None, data_dir: Path | None, **flags: Any) -> S
 
 def open_existing(settings: Settings, name: str | None) -> ImageCollection:
     """The collection for a command that only makes sense on one that exists."""
+    from visual_search.collection import ImageCollection  # loads SQLAlchemy, which few commands of those here need
+
     return ImageCollection(name, settings=settings, create=False)

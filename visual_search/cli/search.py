@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +16,6 @@ from query_service.client import SearchClient
 from query_service.protocol import MAX_K, MAX_OFFSET, MAX_TIMEOUT_SECONDS, SearchRequest
 from query_service.transport.asking import filter_of
 from storage.settings import Settings
-from visual_search.cli.embedded_search import answer_embedded
 from visual_search.cli.options import (
     AsJson,
     CollectionName,
@@ -29,8 +28,10 @@ from visual_search.cli.output import console, error_console, print_json
 from visual_search.cli.search_output import Found, print_found
 from visual_search.cli.search_question import SearchedFor, Sought
 from visual_search.cli.service_choice import choose
-from visual_search.collection import ImageCollection
-from visual_search.page import Section, section_of, write_page
+
+if TYPE_CHECKING:
+    from visual_search.collection import ImageCollection
+    from visual_search.page import Section
 
 EXAMPLES = """
 **Examples**
@@ -183,6 +184,8 @@ def _by_service(client: SearchClient, request: SearchRequest) -> Found:
 def _embedded(asked: SearchedFor, options: RerankOptions, settings: Settings, *, explain: bool) -> Found:
     """Search here; the time is that of loading the index (and the model), too."""
     started = perf_counter()
+    from visual_search.cli.embedded_search import answer_embedded  # a search by the service loads none of this
+
     with closing(open_existing(settings, None)) as images:
         if asked.single is not None and not explain:
             results = images.search(asked.single, options)
@@ -195,11 +198,15 @@ def _embedded(asked: SearchedFor, options: RerankOptions, settings: Settings, *,
 
 
 def _write_page(path: Path, asked: SearchedFor, found: Found, settings: Settings) -> None:
+    from visual_search.page import write_page
+
     with closing(open_existing(settings, None)) as images:
         section = _section(asked, found, images)
         write_page(path, "Search results", [section], images.reader())
 
 
 def _section(asked: SearchedFor, found: Found, images: ImageCollection) -> Section:
+    from visual_search.page import section_of
+
     section = section_of(asked.like.first(), found.results, images)
     return section if asked.single is not None else replace(section, heading=asked.heading())
