@@ -51,10 +51,18 @@ class TestOpen:
         catalog.jobs.open(request(generation))
         assert catalog.jobs.open(request(generation, **other))[1]
 
-    def test_another_generation_is_another_request(self, catalog: Catalog, generation: Generation) -> None:
-        catalog.jobs.open(request(generation))
+    def test_a_reindex_of_another_generation_is_another_request(self, catalog: Catalog, generation: Generation) -> None:
+        reindex = replace(request(generation), kind="reindex")
+        catalog.jobs.open(reindex)
         other = add_generation(catalog, generation, "building")
-        assert catalog.jobs.open(replace(request(generation), generation_id=other))[1]
+        assert catalog.jobs.open(replace(reindex, generation_id=other))[1]
+
+    def test_images_go_where_searches_look_so_a_switch_makes_no_other_request_of_them(
+        self, catalog: Catalog, generation: Generation
+    ) -> None:
+        first, _ = catalog.jobs.open(request(generation))
+        other = add_generation(catalog, generation, "building")
+        assert catalog.jobs.open(replace(request(generation), generation_id=other)) == (first, False)
 
     def test_many_at_once_get_one_job(self, catalog: Catalog, generation: Generation) -> None:
         answers: list[tuple[JobRecord, bool]] = []

@@ -58,9 +58,14 @@ class JobRequest:
 
     @property
     def key(self) -> str:
-        """A sha256 that two requests share when they ask for the same result."""
+        """A sha256 that two requests share when they ask for the same result.
+
+        Only a reindex is about a generation. Other images go where searches look by then, so a listing that was
+        broken off is gone on with also after a switch.
+        """
         deciding = {name: value for name, value in self.options.as_json().items() if name != "batch_images"}
-        asked = [self.collection_id, self.generation_id, self.kind, self.source, deciding]
+        generation_id = self.generation_id if self.kind == REINDEX else None
+        asked = [self.collection_id, generation_id, self.kind, self.source, deciding]
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 

@@ -11,6 +11,7 @@ from interleaved import at_every_transaction, overtaken
 from submitted_work import request_for
 
 from pipeline.indexing.source import SourceItem
+from pipeline.reindex import rebuild_from_vectors
 from storage.errors import StorageUnavailable
 from storage.images.backend import StoredObject
 from workers.job_client import JobClient
@@ -47,6 +48,27 @@ class TestBrokenOffListing:
         progress = client.list()[0]
         assert (progress.job.id, progress.listed) == (job.id, 9000)
         assert sorted(client.catalog.batches.image_ids(job.id)) == list(self.NAMES)
+
+    def test_it_is_gone_on_with_also_when_the_generation_was_made_anew_meanwhile(self, client: JobClient) -> None:
+        def broken_off() -> Iterator[SourceItem]:
+            for number, item in enumerate(self.items()):
+                if number == 5000:
+                    raise KeyboardInterrupt
+                yield item
+
+        with pytest.raises(KeyboardInterrupt):
+            self.planner(client).add(broken_off())
+        [begun] = client.list()
+        rebuild_from_vectors(client.catalog, generation_for(client.catalog, "default", client.settings))
+        generation = generation_for(client.catalog, "default", client.settings)
+        assert generation.id != begun.job.generation_id
+        placed = ((item.stored.key, item) for item in self.items())
+        progress = client._submission.placed(request_for(client, "file:///photos/"), generation, placed)
+        assert (progress.job.id, progress.job.state, progress.listed) == (begun.job.id, "running", 9000)
+        assert sorted(client.catalog.batches.image_ids(progress.job.id)) == list(self.NAMES)
+        leased = client.catalog.batches.lease(client.catalog.batches.sweep().to_send[0].batch_id, "worker", 60)
+        assert leased is not None
+        assert leased.generation.id == generation.id
 
     def test_of_two_that_list_at_once_one_stops(self, client: JobClient, caplog: pytest.LogCaptureFixture) -> None:
         overtaken = False
