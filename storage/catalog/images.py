@@ -105,19 +105,6 @@ class Images:
         with self._database.write() as connection:
             return delete_images(connection, collection_id, image_ids, now())
 
-    def remove_gone(self, collection_id: int, image_ids: Sequence[str]) -> int:
-        """Delete images whose files are gone; return how many lived. A file that comes back is indexed again.
-
-        (After `delete` it is not: that is its user's decision, which stands against the same source.)
-        """
-        moment = now()
-        with self._database.write() as connection:
-            deleted = delete_images(connection, collection_id, image_ids, moment)
-            for ids in chunks(image_ids):
-                here = (*_among(connection, collection_id, ids), _IMAGES.deleted_at == moment)
-                connection.execute(update(tables.images).where(*here).values(source_uri=""))
-        return deleted
-
     def set_attributes(self, collection_id: int, attributes: Mapping[str, Attributes]) -> int:
         """Replace the attributes of live images; ids that are none are skipped. Returns how many changed.
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import chain
 
 from pipeline.indexing.chunks import chunks
@@ -106,28 +107,54 @@ def _once_each(items: Sequence[SourceItem]) -> tuple[list[SourceItem], list[Sour
     return list(first.values()), list(others.values()), len(items) - len(first) - len(others)
 
 
-def remove_gone(catalog: Catalog, collection_id: int, source: Source) -> int:
+def remove_gone(catalog: Catalog, job: JobRecord, source: Source) -> int:
     """Remove images that were recorded from this source and that it does not list any more; return how many.
 
-    Only images that the source's selection takes, and none of a folder that may not be read. A source that lists
-    nothing removes nothing: far more often than emptied on purpose, it is a disk that is not mounted.
+    Only images that the source's selection takes, and none of a folder that may not be read. What seems gone is looked
+    for once more: meanwhile it may have come, and been indexed by another job. A source that lists nothing removes
+    nothing: far more often than emptied on purpose, it is a disk that is not mounted. Raises JobClosed.
     """
+    seen = _gone(catalog, job, source)
+    if seen:
+        seen = _gone_still(seen, source)
+    return sum(catalog.jobs.remove_gone(job.id, dict(part)) for part in chunks(seen.items(), _PLAN_CHUNK))
+
+
+def _gone(catalog: Catalog, job: JobRecord, source: Source) -> dict[str, datetime]:
+    """Ids of what is recorded and not listed, with the time of their last change."""
     unread: list[str] = []
     items = source.items(lambda image_id, _uri, _error: unread.append(image_id[len(source.id_prefix) :]))
     first = next(items, None)
     if first is None:
-        log.warning("%s lists no image: nothing is removed from the collection", source.backend.uri(""))
-        return 0
-    removed = 0
-    recorded = catalog.images.list(collection_id, prefix=source.id_prefix)
-    for ids in chunks(_unlisted(recorded, chain([first], items), source, unread), _PLAN_CHUNK):
-        removed += catalog.images.remove_gone(collection_id, ids)
-    return removed
+        return _nothing_is_gone(source)
+    recorded = catalog.images.list(job.collection_id, prefix=source.id_prefix)
+    unlisted = _unlisted(recorded, chain([first], items), source, unread)
+    return {image.image_id: image.updated_at for image in unlisted if image.updated_at is not None}
+
+
+def _gone_still(seen: Mapping[str, datetime], source: Source) -> dict[str, datetime]:
+    """Those that a second listing, begun after they were seen, does not have either."""
+    unread: list[str] = []
+    listed: set[str] = set()
+    empty = True
+    for item in source.items(lambda image_id, _uri, _error: unread.append(image_id)):
+        empty = False
+        if item.image_id in seen:
+            listed.add(item.image_id)
+    if empty:
+        return _nothing_is_gone(source)
+    closed = tuple(one for one in unread if one.endswith("/"))
+    return {one: when for one, when in seen.items() if one not in listed and not one.startswith(closed)}
+
+
+def _nothing_is_gone(source: Source) -> dict[str, datetime]:
+    log.warning("%s lists no image: nothing is removed from the collection", source.backend.uri(""))
+    return {}
 
 
 def _unlisted(
     recorded: Iterator[ImageMetadata], items: Iterator[SourceItem], source: Source, unread: Sequence[str]
-) -> Iterator[str]:
+) -> Iterator[ImageMetadata]:
     """Walk both in their one order, by key: what is recorded and neither listed nor in a folder told in `unread`."""
     listed = next(items, None)
     for image in recorded:
@@ -138,7 +165,7 @@ def _unlisted(
             listed = next(items, None)
         missing = listed is None or listed.stored.key != key
         if missing and not key.startswith(tuple(one for one in unread if one.endswith("/"))):
-            yield image.image_id
+            yield image
 
 
 def _is_of(image: ImageMetadata, key: str, source: Source) -> bool:

@@ -95,7 +95,7 @@ class Submission:
         if ending.source is not None:
             forget_what_is_listed(self.catalog, job.collection_id, ending.source, ending.denied)
             if job.options.get("mirror"):
-                counts["removed"] = remove_gone(self.catalog, job.collection_id, ending.source)
+                remove_gone(self.catalog, job, ending.source)  # which counts them
         if ending.sidecar_rows:
             used = self.catalog.jobs.get(job.id).job.counts.get(ATTRIBUTES_USED, 0)
             counts[ATTRIBUTES_UNUSED] = max(0, ending.sidecar_rows - used)

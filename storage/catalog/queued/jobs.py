@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Select, select, update
@@ -14,6 +15,7 @@ from storage.catalog.database.statements import insert_new
 from storage.catalog.queued.job_progress import progress_of
 from storage.catalog.queued.job_records import UNFINISHED_JOB, BatchItem, JobProgress, JobRequest
 from storage.catalog.queued.job_rows import count_outcomes, find_job, insert_batches, lock_job
+from storage.catalog.queued.mirror import remove_unlisted
 from storage.catalog.records import JobRecord, JobState
 from storage.errors import JobClosed, UnknownCollection, UnknownJob
 
@@ -99,6 +101,15 @@ class Jobs:
             statement = update(tables.jobs).where(_JOBS.id == job_id).values(listed_until=listed_until)
             connection.execute(statement)
         return ids
+
+    def remove_gone(self, job_id: int, seen: Mapping[str, datetime]) -> int:
+        """Remove images whose files the job's source lists no more; return, and count to the job, how many lived.
+
+        `seen`: image ids with the `updated_at` that they had before the source was listed; one that changed since
+        then stays. Raises JobClosed as `add_batches` does: a cancelled job removes nothing more.
+        """
+        with self._database.write() as connection:
+            return remove_unlisted(connection, _lock_listing(connection, job_id), seen)
 
     def listing_done(self, job_id: int, counts: Mapping[str, int] | None = None) -> None:
         """Record that the source was listed to its end; a job without unfinished batches is finished by that.
