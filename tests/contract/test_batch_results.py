@@ -71,6 +71,46 @@ def test_an_image_deleted_after_the_job_began_stays_deleted(catalog: Catalog, ge
     assert (progress.indexed, progress.deleted, progress.pending) == (2, 1, 0)
 
 
+def test_an_image_deleted_after_the_job_began_leaves_no_failure_either(
+    catalog: Catalog, generation: Generation
+) -> None:
+    catalog.commit(generation.id, IndexBatch(upserts=[indexed("a"), indexed("b")]))
+    job_id, [batch] = make_job(catalog, generation, ["a", "b", "c"])
+    catalog.images.delete(generation.collection_id, ["a"])
+    assert catalog.commit_results(None, [result(generation, batch, ["b"], failed=["a", "c"])]) == [True]
+    assert [one.image_id for one in catalog.failures.list(generation.collection_id)] == ["c"]
+    progress = catalog.jobs.get(job_id)
+    assert (progress.indexed, progress.failed, progress.deleted, progress.pending) == (1, 1, 1, 0)
+
+
+def test_an_image_deleted_while_it_killed_its_workers_leaves_no_failure(
+    catalog: Catalog, generation: Generation
+) -> None:
+    catalog.commit(generation.id, IndexBatch(upserts=[indexed("a")]))
+    job_id, [batch] = make_job(catalog, generation, ["a"])
+    for _ in range(3):
+        catalog.batches.sweep()
+        lease(catalog, batch, seconds=0)
+    catalog.images.delete(generation.collection_id, ["a"])
+    assert catalog.batches.sweep().given_up == 1
+    assert catalog.failures.list(generation.collection_id) == []
+    progress = catalog.jobs.get(job_id)
+    assert (progress.job.state, progress.failed, progress.deleted) == ("finished", 0, 1)
+
+
+def test_a_batch_of_a_cancelled_job_ends_where_a_switch_would_have_it_done_again(
+    catalog: Catalog, generation: Generation
+) -> None:
+    job_id, [batch] = make_job(catalog, generation, ["a"])
+    lease(catalog, batch)
+    catalog.jobs.cancel(job_id)
+    other = catalog.generations.get(add_generation(catalog, generation, "building"))
+    catalog.lifecycle.activate(other.id)
+    assert catalog.commit_results(None, [result(generation, batch, ["a"])]) == [False]
+    assert batch_row(catalog, batch).state == "cancelled"
+    assert catalog.jobs.get(job_id).is_over
+
+
 def test_a_dropped_image_that_counted_as_reused_counts_as_deleted(catalog: Catalog, generation: Generation) -> None:
     catalog.commit(generation.id, IndexBatch(upserts=[indexed("a"), indexed("b")]))
     job_id, [batch] = make_job(catalog, generation, ["a", "b"])

@@ -10,6 +10,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, select
 
+from storage.attributes import storable_text
 from storage.catalog import tables
 from storage.catalog.database.clock import now
 from storage.catalog.database.engine import Database
@@ -83,7 +84,10 @@ class _Commit:
         job = self._jobs[batch.job_id]
         if job.kind != REINDEX and generation is not None and self._was_replaced(generation):
             log.info("batch %d: searches use another generation by now; it is embedded again for that", batch.id)
-            release_batch(self._connection, batch.id)
+            if job.state == "cancelled":
+                self._finish(job, FinishedBatch(batch.id, "cancelled", {}))
+            else:
+                release_batch(self._connection, batch.id)
             return False
         if generation is None or generation.state == "retired":
             log.warning("batch %d: generation %d takes no commits", result.batch_id, result.generation_id)
@@ -117,25 +121,28 @@ class _Commit:
     def _without_deleted(self, result: BatchResult, job: JobRecord, generation: Generation) -> BatchResult:
         """Leave out images that were deleted after the job began: their user's word is the newer one."""
         deleted = self._deleted[generation.collection_id]
-        kept = [
-            image
-            for image in result.batch.upserts
-            if image.metadata.image_id not in deleted or deleted[image.metadata.image_id] <= job.started_at
-        ]
-        dropped = len(result.batch.upserts) - len(kept)
-        if not dropped:
+        newer = {image_id for image_id, moment in deleted.items() if moment > job.started_at}
+        batch = result.batch
+        kept = [image for image in batch.upserts if image.metadata.image_id not in newer]
+        failures = [failure for failure in batch.failures if failure.image_id not in newer]
+        dropped, unfailed = len(batch.upserts) - len(kept), len(batch.failures) - len(failures)
+        if not dropped and not unfailed:
             return result
-        return replace(
-            result, batch=replace(result.batch, upserts=kept), counts=_moved(result.counts, "deleted", dropped)
-        )
+        counts = _moved(result.counts, "deleted", dropped)
+        if unfailed:
+            left = max(0, counts.get("failed", 0) - unfailed)
+            counts |= {"failed": left, "deleted": counts["deleted"] + unfailed}
+        return replace(result, batch=replace(batch, upserts=kept, failures=failures), counts=counts)
 
     def _lock_images(self) -> dict[int, dict[str, datetime]]:
-        """Lock the known images among all upserts, by id; say by collection which are deleted, and since when."""
+        """Lock the known images among all outcomes, by id; say by collection which are deleted, and since when."""
         wanted: dict[int, set[str]] = defaultdict(set)
         for result in self._results:
             if result.generation_id in self._generations:
                 collection_id = self._generations[result.generation_id].collection_id
                 wanted[collection_id] |= {image.metadata.image_id for image in result.batch.upserts}
+                failed = (failure.image_id for failure in result.batch.failures)
+                wanted[collection_id] |= set(filter(storable_text, failed))
         deleted: dict[int, dict[str, datetime]] = {collection_id: {} for collection_id in wanted}
         columns = (_IMAGES.image_id, _IMAGES.deleted_at)
         for collection_id in sorted(wanted):

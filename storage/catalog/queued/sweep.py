@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, exists, or_, select
 
 from storage.catalog import tables
 from storage.catalog.commit import write_batch
+from storage.catalog.database.statements import one_of
 from storage.catalog.generations import lock_generations
 from storage.catalog.queued.job_records import REINDEX, UNFINISHED_JOB, BatchItem, SweepReport, UnsentBatch
 from storage.catalog.queued.job_rows import (
@@ -118,11 +119,19 @@ def _give_up(connection: Connection, job: JobRecord, batch: Row[Any], moment: da
     item = BatchItem.from_json(batch.images[0])
     message = f"{batch.attempts} workers died, froze or met an unknown error at this image alone: see their logs"
     failure = ImageFailure(item.image_id, item.uri, WORKER_CRASHED, message, item.etag, item.attributes)
-    failed = IndexBatch(failures=[failure])
+    failed, counts = IndexBatch(failures=[failure]), {"failed": 1}
     if job.kind == REINDEX:
         failed = fitting(connection, generation.collection_id, failed).batch
+    elif _was_deleted(connection, job, item.image_id):
+        failed, counts = IndexBatch(), {"deleted": 1}
     write_batch(connection, generation.id, failed)
-    counts = {"failed": 1}
     finish_batch(connection, batch.id, "done", counts)
     count_outcomes(connection, find_job(connection, job.id), counts, moment)
     return True
+
+
+def _was_deleted(connection: Connection, job: JobRecord, image_id: str) -> bool:
+    """Whether its user deleted the image after the job began."""
+    images = tables.images.c
+    here = (images.collection_id == job.collection_id, one_of(connection, images.image_id, [image_id]))
+    return connection.scalar(select(images.image_id).where(*here, images.deleted_at > job.started_at)) is not None

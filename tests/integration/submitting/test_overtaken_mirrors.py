@@ -87,7 +87,9 @@ def test_a_mirror_that_was_killed_and_is_gone_on_with_counts_what_it_removed(
             client.submit(photos, selection, mirror=True)
         if overtaking.happened:
             client.submit(photos, selection, mirror=True)
-        mirrors = [one for one in client.list(limit=2) if one.job.options["mirror"] and one.job.source.count(photos.name)]
+        mirrors = [
+            one for one in client.list(limit=2) if one.job.options["mirror"] and one.job.source.count(photos.name)
+        ]
         assert sum(one.removed for one in mirrors) == len(GONE), f"at transaction {number}"
         assert all(one.job.state == "finished" for one in mirrors)
         return overtaking.happened
