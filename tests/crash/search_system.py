@@ -122,7 +122,7 @@ class Workers:
 
 def _ended(process: subprocess.Popen[bytes]) -> int | None:
     try:
-        return process.wait(20)
+        return process.wait(180)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

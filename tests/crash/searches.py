@@ -35,6 +35,9 @@ NAMES = ("worker-1", "worker-2")
 _ASKERS = 6
 _START_SECONDS = 240.0  # of a machine that is busy with other tests
 _REPLY_SECONDS = 12.0  # after which a reply that nobody fetched is gone
+_LEAST_WORKERS = 4  # that answered: two at the start, and those that came for the killed ones
+_LEAST_GENERATIONS = 2  # before and after the switch
+_LEAST_ANSWERS = 250
 
 
 @dataclass
@@ -71,7 +74,9 @@ def run_once(seed: int, number: int, folder: Path, postgres: PostgresServer | No
         writer.start()
         for asker in askers:
             asker.start()
+        wait_for(lambda: len(_seen(askers)[0]) == len(NAMES), seconds=_START_SECONDS, what="answers of both workers")
         _disturb(workers, writer, chance, report, faults)
+        wait_for(lambda: _show_enough(askers), seconds=_START_SECONDS, what="answers of new workers and the new model")
         for asker in askers:
             asker.stop()
         newest = writer.stop()
@@ -94,7 +99,6 @@ def _disturb(workers: Workers, writer: Writer, chance: random.Random, report: Re
     names = ["kill", "kill_both", "freeze", *(chance.choice(["kill", "freeze", "die"]) for _ in range(faults - 3))]
     chance.shuffle(names)
     switch = chance.randrange(1, len(names))
-    time.sleep(1.0)
     for place, name in enumerate(names):
         if place == switch - 1:
             writer.begin_reindex()
@@ -107,6 +111,19 @@ def _disturb(workers: Workers, writer: Writer, chance: random.Random, report: Re
     some_new = len(NAMES) + 2
     wait_for(lambda: workers.ready() >= some_new, seconds=_START_SECONDS, what="workers that came for killed ones")
     time.sleep(2.0)
+
+
+def _seen(askers: list[Asker]) -> tuple[set[str], set[int]]:
+    """The workers and the generations that answers came from so far."""
+    told = [answer.provenance for asker in askers for _, answer in list(asker.answers)]
+    return {one.worker for one in told}, {one.generation_id for one in told}
+
+
+def _show_enough(askers: list[Asker]) -> bool:
+    """Whether the run may end: a machine that stood still meanwhile has fewer answers than one that did not."""
+    workers, generations = _seen(askers)
+    enough = len(workers) >= _LEAST_WORKERS and len(generations) >= _LEAST_GENERATIONS
+    return enough and sum(len(asker.answers) for asker in askers) >= _LEAST_ANSWERS
 
 
 def _kill(workers: Workers, chance: random.Random) -> None:
@@ -144,7 +161,7 @@ _FAULTS: dict[str, Callable[[Workers, random.Random], None]] = {
 
 def _judge(askers: list[Asker], history: SearchHistory, report: Report) -> None:
     """Every search has an answer, and every answer is exact."""
-    workers, generations = set(), set()
+    workers, generations = _seen(askers)
     for asker in askers:
         if asker.thread is not None and asker.thread.is_alive():
             report.problems.append("a client hangs")
@@ -153,14 +170,12 @@ def _judge(askers: list[Asker], history: SearchHistory, report: Report) -> None:
             wrong = problems(asked, answer, history)
             if wrong:
                 report.problems.append(f"WRONG: {asked.request} -> {answer.provenance}: {wrong}")
-            workers.add(answer.provenance.worker)
-            generations.add(answer.provenance.generation_id)
             report.taken_over_after = max(report.taken_over_after, answer.provenance.stage_seconds["queued"])
         report.answers += len(asker.answers)
     report.generations = len(generations)
-    if len(generations) < 2:  # before and after the switch
+    if len(generations) < _LEAST_GENERATIONS:
         report.problems.append(f"the run shows nothing: all answers are of generation {generations}")
-    if len(workers) < 4:  # two at the start, and those that came for the killed ones
+    if len(workers) < _LEAST_WORKERS:
         report.problems.append(f"the run shows nothing: only {len(workers)} workers answered")
 
 

@@ -84,7 +84,7 @@ def test_a_snapshot_that_fails_harms_nothing_and_is_tried_again(  # noqa: PLR091
         wait_for(lambda: here.indexes.seqs().get(generation.id) == 6)
         assert catalog.snapshots.newest(generation.id) is None
         folder.unlink()
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)  # the next try may have come between the two
         wait_for(lambda: catalog.snapshots.newest(generation.id))
 
 
