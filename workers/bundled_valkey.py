@@ -25,7 +25,8 @@ from workers.errors import BundledServerError
 
 _LOG = logging.getLogger(__name__)
 
-_APPEAR_SECONDS = 5.0  # from start to an open port it takes a few hundredths
+_APPEAR_SECONDS = 30.0  # from start to an open port it takes a few hundredths; a machine may stand still for a while
+_ANSWER_SECONDS = 2.0  # after which a server that listens counts as silent
 _LOAD_SECONDS = 60.0  # a long append-only file is replayed first
 _STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.02
@@ -35,7 +36,7 @@ port {port}
 requirepass {password}
 dir "{folder}"
 daemonize yes
-pidfile ""
+pidfile "{folder}/valkey.pid"
 logfile "{folder}/valkey.log"
 appendonly yes
 appendfsync everysec
@@ -57,18 +58,20 @@ class RunningValkey:
         return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
 
     def send(self, *command: str) -> str | None:
-        """The first line of the answer to one command; None when this server is not there.
+        """The first line of the answer to one command; None when this server is not there, "" when nothing was said.
 
         Spoken by hand: asking whether it lives must not depend on a client's retries.
         """
         lines = f"AUTH {self.password}\r\n{' '.join(command)}\r\n"
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=_ANSWER_SECONDS) as connection:
                 connection.sendall(lines.encode())
                 with connection.makefile("rb") as answers:
                     if answers.readline() != b"+OK\r\n":  # another program took the port
                         return None
                     return answers.readline().decode("utf-8", "replace").strip()
+        except TimeoutError:
+            return ""
         except OSError:
             return None
 
@@ -89,9 +92,14 @@ def ensure_valkey(settings: Settings) -> str:
 
 
 def find_valkey(settings: Settings) -> RunningValkey | None:
-    """The data folder's server when it runs."""
-    recorded = _recorded(_folder(settings))
-    return recorded if recorded is not None and recorded.send("PING") is not None else None
+    """The data folder's server when it runs, also while it stands still: a second one would use the same files."""
+    folder = _folder(settings)
+    recorded = _recorded(folder)
+    if recorded is None:
+        return None
+    said = recorded.send("PING")
+    runs = _lives(folder) if said == "" else said is not None
+    return recorded if runs else None
 
 
 def stop_valkey(settings: Settings) -> bool:
@@ -110,6 +118,17 @@ def stop_valkey(settings: Settings) -> bool:
 
 def _folder(settings: Settings) -> Path:
     return settings.data_dir.absolute() / "valkey"
+
+
+def _lives(folder: Path) -> bool:
+    """Whether the process lives that noted itself there. One that ended in order has taken its note away."""
+    try:
+        os.kill(int((folder / "valkey.pid").read_text()), 0)
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _recorded(folder: Path) -> RunningValkey | None:

@@ -1,13 +1,16 @@
 """Start-up checks against real servers, and the bundled Valkey: found, started once, stopped, its data kept."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from pydantic import SecretStr
-from servers import environment_of, free_port
+from servers import environment_of, free_port, wait_for
 
 from query_service.transport.service_place import find_service
 from storage.settings import Settings
@@ -133,6 +136,24 @@ def test_another_port_is_taken_when_the_recorded_one_is_in_use(settings):
     with socket.create_server(("127.0.0.1", before)):
         ensure_valkey(settings)
         assert find_valkey(settings).port != before
+
+
+def test_a_server_that_stands_still_is_no_reason_to_start_a_second_one(settings):
+    """Both would write into the same files, and who asks the one would never meet who asks the other."""
+    with connect_url(ensure_valkey(settings)) as client:
+        process = client.info("server")["process_id"]
+    before = find_valkey(settings)
+    os.kill(process, signal.SIGSTOP)
+    try:
+        assert find_valkey(settings) == before
+        with ThreadPoolExecutor() as threads:
+            found = threads.submit(ensure_valkey, settings)
+            wait_for(lambda: found.running() or found.done(), what="the look at it")
+            os.kill(process, signal.SIGCONT)
+            assert found.result() == before.url
+    finally:
+        os.kill(process, signal.SIGCONT)
+    assert find_valkey(settings) == before
 
 
 def test_many_processes_at_once_start_one_server(settings):
