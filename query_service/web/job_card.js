@@ -34,6 +34,7 @@ function progress({ id, counts, state }) {
 }
 
 function lineOf(job) {
+  if (job.kind === "index" && job.state === "failed" && !job.counts.listed) return "The source could not be listed, and nothing of it was queued. Mend it, and give it again.";
   const told = COUNTS.filter((name) => job.counts[name]).map((name) => `${count(job.counts[name])} ${name}`);
   const parts = [`${count(done(job.counts) + job.counts.failed)} of ${count(job.counts.listed)} images`, ...told];
   if (job.rate) parts.push(`${job.rate.toFixed(1)} images/s`);

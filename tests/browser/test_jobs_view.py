@@ -111,6 +111,15 @@ def test_a_look_at_the_jobs_does_not_scroll_back_to_the_button_that_was_pressed(
     assert page.evaluate("scrollY") == 0
 
 
+def test_a_job_whose_source_could_not_be_listed_says_so(watched: WatchedPage) -> None:
+    page = watched.open("?c=incoming&view=jobs")
+    counts = dict.fromkeys(["listed", "indexed", "failed"], 0)
+    job = {"id": 1, "kind": "index", "source": "s3://gone/", "state": "failed", "counts": counts, "is_over": True}
+    script = "async (job) => (await import('./static/job_card.js')).jobCard(job, {}).textContent"
+    assert "could not be listed" in page.evaluate(script, job)
+    assert "could not" not in page.evaluate(script, {**job, "state": "finished"})
+
+
 def test_a_folder_that_does_not_exist_is_refused_with_the_reason(watched: WatchedPage, service: WebService) -> None:
     watched.expected = ("status of 4",)
     page = watched.open("?c=incoming&view=jobs")

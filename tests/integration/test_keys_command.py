@@ -26,14 +26,18 @@ def keys_of(tmp_path, text):
     return load_settings(file).api_keys
 
 
-def test_the_printed_entry_lets_the_printed_key_in_and_does_not_hold_it(capsys, tmp_path):
+def test_the_printed_entry_lets_the_printed_key_in_and_does_not_hold_it(capsys, tmp_path, monkeypatch):
     name = 'Jörg\'s "shop" \\ 1'
     run("new", name, "--scope", "search", "--scope", "submit", "-s", "search")
     output = capsys.readouterr().out
     key = re.search(r"vs_[\w-]{43}", output).group()
-    entry = output[output.index("[[api_keys]]") :]
-    assert key not in entry
+    entry, _, as_json = output[output.index("[[api_keys]]") :].partition("\nor, in the JSON list")
+    line = as_json.splitlines()[-1]
+    assert key not in entry + as_json
     (stored,) = keys_of(tmp_path, entry)
+    assert "'" not in line, "a file .env and a shell have it in single quotes"
+    monkeypatch.setenv("VISUAL_SEARCH_API_KEYS", f"[{line}]")
+    assert load_settings().api_keys == [stored]
     assert stored.name == name
     assert stored.scopes == ("search", "submit")
     assert caller_of(key, [stored]).name == name

@@ -78,7 +78,7 @@ def _entry(name: str, key: str, scope: list[KeyScope] | None) -> ApiKey:
 
 
 def _show(entry: ApiKey) -> None:
-    """The entry as TOML: JSON's strings and lists are TOML's too."""
+    """The entry as TOML (JSON's strings and lists are TOML's too), and as the environment takes it."""
     text = json.dumps
     lines = (
         "[[api_keys]]",
@@ -88,3 +88,6 @@ def _show(entry: ApiKey) -> None:
     )
     console().print("add to visual-search.toml, and restart the HTTP API:\n", markup=False)
     console().print("\n".join(lines), markup=False, soft_wrap=True)
+    console().print("\nor, in the JSON list of the environment (VISUAL_SEARCH_API_KEYS; API_KEYS in .env):\n", markup=False)
+    document = text(entry.model_dump(mode="json"), ensure_ascii=False).replace("'", r"\u0027")  # fits single quotes
+    console().print(document, markup=False, soft_wrap=True)
