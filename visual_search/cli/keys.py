@@ -88,6 +88,8 @@ def _show(entry: ApiKey) -> None:
     )
     console().print("add to visual-search.toml, and restart the HTTP API:\n", markup=False)
     console().print("\n".join(lines), markup=False, soft_wrap=True)
-    console().print("\nor, in the JSON list of the environment (VISUAL_SEARCH_API_KEYS; API_KEYS in .env):\n", markup=False)
+    console().print(
+        "\nor, in the JSON list of the environment (VISUAL_SEARCH_API_KEYS; API_KEYS in .env):\n", markup=False
+    )
     document = text(entry.model_dump(mode="json"), ensure_ascii=False).replace("'", r"\u0027")  # fits single quotes
     console().print(document, markup=False, soft_wrap=True)
