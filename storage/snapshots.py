@@ -11,11 +11,11 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 
 from storage.catalog import Catalog, Generation, PublishedFile, SnapshotRecord
-from storage.errors import ImageNotFound, IndexFileError, SnapshotDamaged, StorageError
+from storage.errors import GenerationClosed, ImageNotFound, IndexFileError, SnapshotDamaged, StorageError
 from storage.images.backend import StorageBackend
 from storage.images.local import LocalStorage
 from storage.images.locate import open_source
@@ -47,8 +47,8 @@ class SnapshotStore:
         """Write a snapshot that holds every change up to `seq`, check it, record it, and remove old ones.
 
         Raises StorageError or IndexFileError when the store refuses it (full, unreachable) or reads back other
-        bytes than were written, SnapshotDamaged when the index rests on files that changed since it was loaded:
-        nothing is recorded then, and the snapshots before it stay.
+        bytes than were written, SnapshotDamaged when the index rests on files that changed since it was loaded,
+        GenerationClosed when the generation was pruned: nothing is recorded then, and the snapshots before it stay.
         """
         prefix = f"{_folder(generation)}/{seq:020d}-{secrets.token_hex(4)}-"
         count, files = len(vectors.image_ids), self._files(prefix)
@@ -68,9 +68,22 @@ class SnapshotStore:
             raise
         files.remember_checked(files.written)
         published = PublishedFile(seq, count, self._backend.uri(prefix + MANIFEST), hashlib.sha256(written).hexdigest())
-        self._catalog.snapshots.record(generation.id, published)
+        try:
+            self._catalog.snapshots.record(generation.id, published)
+        except GenerationClosed:  # pruned while its snapshot was written
+            self._remove(prefix)
+            raise
         self._prune(generation)
         return published
+
+    def remove_retired(self, generations: Iterable[Generation]) -> None:
+        """Remove the files of those that are retired, whose rows are gone; what cannot be removed goes the next time.
+
+        Who has mapped one of them keeps what is mapped.
+        """
+        for generation in generations:
+            if generation.state == "retired":
+                self._remove(_folder(generation) + "/", unfinished_of=generation)
 
     def valid(self, generation: Generation) -> Iterator[tuple[SnapshotRecord, MappedVectors]]:
         """Open whole snapshots, newest first, one for each step; what is wrong with the others is logged.
@@ -127,18 +140,25 @@ class SnapshotStore:
                 stray = stored.modified_at < young and not stored.key.startswith(kept)
                 if stray or stored.key.startswith(dropped):
                     self._delete(stored.key)
+            self._remove_unfinished(generation, young)
         except StorageError as error:
             _log.warning("old snapshots of generation %d cannot be removed yet: %s", generation.id, error)
+
+    def _remove_unfinished(self, generation: Generation, before: float) -> None:
+        if isinstance(self._backend, LocalStorage):
+            self._backend.remove_unfinished(_folder(generation), before)
 
     def _is_here(self, record: SnapshotRecord) -> bool:
         return record.uri.startswith(self._backend.uri(""))
 
-    def _remove(self, prefix: str) -> None:
+    def _remove(self, prefix: str, *, unfinished_of: Generation | None = None) -> None:
         try:
             for stored in list(self._backend.list(prefix)):
                 self._delete(stored.key)
+            if unfinished_of is not None:
+                self._remove_unfinished(unfinished_of, time.time())
         except StorageError as error:
-            _log.warning("files of a snapshot that failed cannot be removed yet: %s", error)
+            _log.warning("files of a snapshot that is not used cannot be removed yet: %s", error)
 
     def _delete(self, key: str) -> None:
         try:
@@ -159,3 +179,12 @@ def snapshots_of(settings: Settings, catalog: Catalog) -> SnapshotStore:
     if address is not None and "://" in address:
         return SnapshotStore(catalog, open_source(address))
     return SnapshotStore(catalog, LocalStorage(address or settings.data_dir / "snapshots"))
+
+
+def prune_generations(
+    catalog: Catalog, snapshots: SnapshotStore, collection_id: int, *, building: bool = False, keep: int = 0
+) -> list[Generation]:
+    """Prune as `Lifecycle.prune` does, and remove the snapshots of all that were ever pruned; return the former."""
+    pruned = catalog.lifecycle.prune(collection_id, building=building, keep=keep)
+    snapshots.remove_retired(catalog.generations.list(collection_id))
+    return pruned

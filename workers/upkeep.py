@@ -12,6 +12,7 @@ from pipeline.reindex import rebuild_from_vectors
 from storage.catalog import Catalog, CollectionRecord, JobState, catalog_of
 from storage.errors import UnknownCollection
 from storage.settings import Schedule, Settings
+from storage.snapshots import prune_generations, snapshots_of
 from workers.machine.run_owners import PROCESS, end_dead_runs, this_process
 
 KEPT_STANDBY = 1  # generations on standby that a scheduled prune keeps: a rollback stays possible
@@ -32,9 +33,14 @@ def rebuild(settings: Settings, schedule: Schedule) -> None:
 def prune(settings: Settings, schedule: Schedule) -> None:
     """Retire generations on standby except the newest one, which a rollback goes back to.
 
-    Unfinished ones stay: a reindex may be at work on them. Raises UnknownCollection.
+    Their snapshots go with them. Unfinished ones stay: a reindex may be at work on them. Raises UnknownCollection.
     """
-    _as_job(settings, schedule, _prune)
+
+    def run(catalog: Catalog, collection: CollectionRecord) -> _Counts:
+        pruned = prune_generations(catalog, snapshots_of(settings, catalog), collection.id, keep=KEPT_STANDBY)
+        return {"pruned": len(pruned)}
+
+    _as_job(settings, schedule, run)
 
 
 def _as_job(settings: Settings, schedule: Schedule, run: Callable[[Catalog, CollectionRecord], _Counts]) -> None:
@@ -58,7 +64,3 @@ def _rebuild(catalog: Catalog, collection: CollectionRecord) -> _Counts:
     if active is None:
         raise UnknownCollection(f"collection '{collection.name}' is empty: there is nothing to rebuild")
     return {"copied": rebuild_from_vectors(catalog, active).copied}
-
-
-def _prune(catalog: Catalog, collection: CollectionRecord) -> _Counts:
-    return {"pruned": len(catalog.lifecycle.prune(collection.id, keep=KEPT_STANDBY))}

@@ -97,6 +97,23 @@ class LocalStorage:
         except OSError as error:
             raise self._error(error, path) from error
 
+    def remove_unfinished(self, folder: str, before: float) -> int:
+        """Remove what is left of writes into this folder that were killed; return how many files that were.
+
+        `before`: seconds since the epoch; whatever was touched since may be a write that is under way.
+        """
+        removed = 0
+        try:
+            for path in self._locate(folder).iterdir():
+                if is_temporary(path.name) and path.lstat().st_mtime < before:
+                    path.unlink(missing_ok=True)
+                    removed += 1
+        except FileNotFoundError:  # another process was quicker, or nothing was ever written
+            return removed
+        except OSError as error:
+            raise self._error(error, self._root) from error
+        return removed
+
     def list(self, prefix: str = "", *, on_denied: OnDenied | None = None) -> Iterator[StoredObject]:
         """Yield every file in key order; see `storage.images.local_listing` for what is left out."""
         name_prefix_of(prefix)  # refuses `../` and the like at the call, not at the first `next`

@@ -8,6 +8,7 @@ import typer
 
 from storage.catalog import Generation
 from storage.errors import UnknownGeneration
+from storage.snapshots import prune_generations, snapshots_of
 from visual_search.cli.options import AsJson, CollectionName, ConfigFile, DataDir, open_existing, settings_from
 from visual_search.cli.output import console, print_json, print_table
 from visual_search.cli.progress import indexing_progress
@@ -83,9 +84,10 @@ def prune(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete the vectors of generations on standby; they cannot be rolled back to any more."""
+    """Delete vectors and snapshots of generations on standby; they cannot be rolled back to any more."""
     with open_existing(settings_from(config, data_dir), collection) as images:
-        pruned = images.catalog.lifecycle.prune(images.record.id, building=unfinished)
+        snapshots = snapshots_of(images.settings, images.catalog)
+        pruned = prune_generations(images.catalog, snapshots, images.record.id, building=unfinished)
     if as_json:
         print_json([one.id for one in pruned])
     else:

@@ -10,6 +10,7 @@ from storage.catalog import tables
 from storage.catalog.database.clock import now
 from storage.catalog.database.engine import Database
 from storage.catalog.database.statements import insert_new
+from storage.catalog.generations import lock_generation
 from storage.catalog.records import SnapshotRecord
 
 _SNAPSHOTS = tables.snapshots.c
@@ -32,7 +33,7 @@ class Snapshots:
         self._database = database
 
     def record(self, generation_id: int, file: PublishedFile) -> int:
-        """Record a file that is completely written; return the snapshot's number."""
+        """Record a file that is completely written; return the snapshot's number. Raises GenerationClosed."""
         values = {
             "generation_id": generation_id,
             "seq": file.seq,
@@ -42,6 +43,7 @@ class Snapshots:
             "created_at": now(),
         }
         with self._database.write() as connection:
+            lock_generation(connection, generation_id)  # a pruned generation gets no new rows
             return insert_new(connection, tables.snapshots, values)
 
     def newest(self, generation_id: int) -> SnapshotRecord | None:

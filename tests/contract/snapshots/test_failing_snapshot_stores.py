@@ -99,13 +99,17 @@ def test_files_left_by_a_crash_are_removed_after_a_day(
     folder = next(disk.list()).key.split("/")[0]
     old, young = (disk.put(f"{folder}/{1:020d}-{name}-vectors", b"x").key for name in ("old", "young"))
     elsewhere = disk.put("generation-of-another-catalog/file", b"x").key
-    for key in (old, elsewhere):
-        os.utime(disk.root / key, times=(time.time() - 90_000,) * 2)
+    half, half_young = (disk.root / folder / f".visual-search-{name}.part" for name in ("old", "young"))
+    for path in (half, half_young):
+        path.write_bytes(b"x")
+    for path in (disk.root / old, disk.root / elsewhere, half):
+        os.utime(path, times=(time.time() - 90_000,) * 2)
     commit(catalog, generation, "def")
     publish(catalog, generation, store)
     keys = {one.key for one in disk.list()}
     assert old not in keys
     assert {young, elsewhere} <= keys
+    assert (half.exists(), half_young.exists()) == (False, True)
 
 
 def test_a_file_removed_by_another_process_meanwhile_does_no_harm(
