@@ -24,7 +24,7 @@ class Ledger:
         self.commits = BackgroundCommits(self._write, lambda one, _seconds: self.noted.append(one))
 
     def _write(self, one: int) -> None:
-        assert self.open.wait(20)
+        assert self.open.wait(120)
         self.threads.add(threading.current_thread().name)
         if one in self._refused:
             self._refused.remove(one)
@@ -76,7 +76,7 @@ def test_at_most_one_commit_is_under_way(make: type[Ledger]) -> None:
     second.join(0.05)
     assert second.is_alive(), "it waits for the first"
     ledger.open.set()
-    second.join(20)
+    second.join(120)
     ledger.commits.wait()
     assert ledger.noted == [1, 2]
 

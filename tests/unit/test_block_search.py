@@ -80,7 +80,7 @@ def test_work_is_shared_out_once_each_and_its_error_is_raised(monkeypatch: pytes
     monkeypatch.setattr(block_search, "SHARED_NUMBERS", 0)
     cuts = cut(1000, 10)
     assert sorted(one for part in shared_out(list, cuts, 8) for one in part) == cuts
-    together = threading.Barrier(4, timeout=10)
+    together = threading.Barrier(4, timeout=120)
 
     def fail(left: Iterator[tuple[int, int]]) -> None:
         together.wait()

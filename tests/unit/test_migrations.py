@@ -127,5 +127,5 @@ def test_many_processes_may_create_it_at_once(tmp_path: Path) -> None:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    results = [process.communicate(timeout=60) for process in processes]
+    results = [process.communicate(timeout=180) for process in processes]
     assert [(out.strip(), err) for out, err in results] == [("[1, 1, 1, 1]", "")] * 3

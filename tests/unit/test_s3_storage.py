@@ -55,7 +55,7 @@ def in_bucket(s3_bucket: Bucket) -> Callable[..., S3Storage]:
 def one_attempt() -> Callable[[str], Any]:
     """A client that does not try again; from one session, because each new one reads megabytes of JSON."""
     session = boto3.session.Session()
-    config = Config(retries={"total_max_attempts": 1}, read_timeout=5, s3={"addressing_style": "path"})
+    config = Config(retries={"total_max_attempts": 1}, read_timeout=60, s3={"addressing_style": "path"})
     return lambda endpoint_url: session.client("s3", endpoint_url=endpoint_url, config=config)
 
 

@@ -108,7 +108,7 @@ def test_what_a_crashed_process_had_started_does_not_outlive_it():
     Supervisor([_python("parent", program)], screen, QUICK).run()
     pids = [int(line.split()[-1]) for line in screen.getvalue().splitlines() if "| child" in line]
     assert pids
-    gone, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=60)
+    gone, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=180)
     assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == [], gone
 
 

@@ -83,4 +83,4 @@ def test_local_storage_and_addresses_load_no_boto3() -> None:
         "import sys, storage.images.local, storage.images.locate;"
         "sys.exit(any(name.split('.')[0] in ('boto3', 'botocore') for name in sys.modules))"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=180)
