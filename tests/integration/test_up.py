@@ -159,6 +159,14 @@ def test_an_unreachable_server_is_told_before_anything_is_started(settings):
     assert "started" not in ended.stdout
 
 
+def test_an_open_door_without_keys_is_told_before_anything_is_started(settings):
+    ended = _command(settings.model_copy(update={"http_host": "0.0.0.0"}), "up")  # noqa: S104 - it is refused
+    assert ended.returncode == 2
+    assert "lets other machines in" in ended.stderr
+    assert "started" not in ended.stdout
+    assert not settings.data_dir.exists()
+
+
 def test_a_stop_while_it_still_starts_is_heard(start_role, settings):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(60)

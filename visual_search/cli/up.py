@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from query_service.http.listening import addresses_of
 from visual_search.cli.options import ConfigFile, DataDir, settings_from
 from visual_search.cli.output import ExitCode, error_console
 from workers.machine.one_machine import Shares, page_address, run_everything, with_port
@@ -50,7 +51,9 @@ def command(  # noqa: PLR0913 - one parameter per command-line option
 
     What crashes is started again. Ctrl-C lets every process finish what it has in hand; a second one kills.
     """
-    settings = with_port(settings_from(config, data_dir, model=model, http_port=port))
+    given = settings_from(config, data_dir, model=model, http_port=port)
+    addresses_of(given)  # refuses an open door without keys, which would let the role crash and start without end
+    settings = with_port(given)
     where = f"web page at {page_address(settings)}, data folder {settings.data_dir}"
     error_console().print(f"{where}; Ctrl-C ends everything", markup=False, soft_wrap=True)
     if not run_everything(settings, Shares.of_the_cores(workers, threads), sys.stdout, config=config):
