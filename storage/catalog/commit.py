@@ -10,7 +10,7 @@ from sqlalchemy import Connection, select
 
 from storage.attributes import storable_text
 from storage.catalog import tables
-from storage.catalog.database.clock import now
+from storage.catalog.database.clock import now, shared_now
 from storage.catalog.database.engine import Database
 from storage.catalog.database.many_rows import insert_or_update
 from storage.catalog.database.statements import one_of
@@ -56,7 +56,7 @@ def write_batch(connection: Connection, generation_id: int, batch: IndexBatch) -
             "what is committed stays; run the same command again for the rest"
         )
     if batch.removed:
-        delete_images(connection, collection_id, batch.removed, moment)
+        delete_images(connection, collection_id, batch.removed, shared_now(connection))
     refreshed = _still_live(connection, collection_id, batch.refreshed)
     written = [*(image.metadata for image in batch.upserts), *refreshed]
     if not batch.vectors_only:

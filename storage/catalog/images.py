@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Select, func, select
 from storage.attributes import normal_attributes, same_attributes
 from storage.catalog import tables
 from storage.catalog.contents import known_contents
-from storage.catalog.database.clock import now
+from storage.catalog.database.clock import now, shared_now
 from storage.catalog.database.engine import Database
 from storage.catalog.database.statements import CHUNK, as_list, chunks, one_of
 from storage.catalog.filters_sql import filter_condition
@@ -103,7 +103,7 @@ class Images:
     def delete(self, collection_id: int, image_ids: Sequence[str]) -> int:
         """Delete images, with tombstones in every open generation, all or nothing; return how many lived."""
         with self._database.write() as connection:
-            return delete_images(connection, collection_id, image_ids, now())
+            return delete_images(connection, collection_id, image_ids, shared_now(connection))
 
     def set_attributes(self, collection_id: int, attributes: Mapping[str, Attributes]) -> int:
         """Replace the attributes of live images; ids that are none are skipped. Returns how many changed.

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, select, update
 
 from storage.catalog import tables
-from storage.catalog.database.clock import now
+from storage.catalog.database.clock import shared_now
 from storage.catalog.database.engine import Database
 from storage.catalog.database.many_rows import insert_or_update
 from storage.catalog.database.statements import CHUNK, READS_VECTORS, one_of
@@ -207,7 +207,7 @@ def _check_complete(generation: Generation, missing: int, allowed: int) -> None:
 
 def _switch(connection: Connection, generation: Generation) -> Generation:
     if generation.state != "active":
-        _set_state(connection, _was_active(generation.collection_id), "standby", replaced_at=now())
+        _set_state(connection, _was_active(generation.collection_id), "standby", replaced_at=shared_now(connection))
     _set_state(connection, _GENERATIONS.id == generation.id, "active")
     here = _COLLECTIONS.id == generation.collection_id
     connection.execute(update(tables.collections).where(here).values(active_generation_id=generation.id))

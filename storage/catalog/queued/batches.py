@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, select, update
 
 from storage.catalog import tables
-from storage.catalog.database.clock import now
+from storage.catalog.database.clock import now, shared_now
 from storage.catalog.database.engine import Database
 from storage.catalog.database.statements import CHUNK
 from storage.catalog.generations import active_generation, find_generation
@@ -45,9 +45,9 @@ class Batches:
         (then the sweeper splits it). New images go to the generation that searches use by now, whichever it was
         when they were listed. Raises GenerationClosed for a batch that is of no generation.
         """
-        moment = now()
         with self._database.write() as connection:
             batch = lock_batches(connection, [batch_id]).get(batch_id)
+            moment = shared_now(connection)
             if batch is None or not _is_free(batch, moment, max_attempts):
                 return None
             values = {
@@ -76,9 +76,9 @@ class Batches:
 
     def renew(self, batch_id: int, token: int, seconds: float) -> bool:
         """Keep working on a batch for so much longer; false when it is not this holder's any more."""
-        expires_at = now() + timedelta(seconds=seconds)
-        statement = update(tables.job_batches).where(*_held(batch_id, token)).values(lease_expires_at=expires_at)
         with self._database.write() as connection:
+            expires_at = shared_now(connection) + timedelta(seconds=seconds)
+            statement = update(tables.job_batches).where(*_held(batch_id, token)).values(lease_expires_at=expires_at)
             return connection.execute(statement).rowcount == 1
 
     def give_back(self, batch_id: int, token: int) -> bool:
@@ -97,7 +97,7 @@ class Batches:
                 "attempts": _BATCHES.attempts - 1,
                 "lease_owner": None,
                 "lease_expires_at": None,
-                "sent_at": now(),
+                "sent_at": shared_now(connection),
             }
             statement = update(tables.job_batches).where(*_held(batch_id, token)).values(values)
             return connection.execute(statement).rowcount == 1
@@ -105,9 +105,10 @@ class Batches:
     def mark_sent(self, batch_ids: Sequence[int]) -> None:
         """Note that these batches were sent just now; call it after sending, so that none is sent too seldom."""
         with self._database.write() as connection:
+            moment = shared_now(connection)
             for start in range(0, len(batch_ids), CHUNK):
                 these = _BATCHES.id.in_(batch_ids[start : start + CHUNK])
-                connection.execute(update(tables.job_batches).where(these).values(sent_at=now()))
+                connection.execute(update(tables.job_batches).where(these).values(sent_at=moment))
 
     def sweep(
         self,
@@ -123,8 +124,8 @@ class Batches:
         `limit` batches are named to be sent: those never sent, and those sent `resend_seconds` ago or earlier.
         Name a smaller limit while the queue is long: what waits in it is not lost.
         """
-        moment = moment or now()
         with self._database.read() as connection:
+            moment = moment or shared_now(connection)
             expired = expired_batches(connection, moment)
         done = []
         for job_id, batch_ids in expired.items():

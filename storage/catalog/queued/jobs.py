@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, select, update
 
 from storage.catalog import tables
-from storage.catalog.database.clock import now
+from storage.catalog.database.clock import now, shared_now
 from storage.catalog.database.engine import Database
 from storage.catalog.database.statements import insert_new
 from storage.catalog.queued.job_progress import progress_of
@@ -71,7 +71,9 @@ class Jobs:
             if job_id is not None:
                 _hasten(connection, lock_job(connection, job_id), request.priority)
                 return find_job(connection, job_id), False
-            return find_job(connection, insert_new(connection, tables.jobs, _job_row(request))), True
+            return find_job(
+                connection, insert_new(connection, tables.jobs, _job_row(request, shared_now(connection)))
+            ), True
 
     def add_batches(  # noqa: PLR0913 - what a page of a listing is made of, by name
         self,
@@ -192,8 +194,7 @@ def _lock_listing(connection: Connection, job_id: int) -> JobRecord:
     return job
 
 
-def _job_row(request: JobRequest) -> dict[str, Any]:
-    moment = now()
+def _job_row(request: JobRequest, moment: datetime) -> dict[str, Any]:
     return {
         "collection_id": request.collection_id,
         "generation_id": request.generation_id,

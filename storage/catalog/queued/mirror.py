@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import Connection, select, update
 
 from storage.catalog import tables
-from storage.catalog.database.clock import now
+from storage.catalog.database.clock import shared_now
 from storage.catalog.database.statements import chunks, one_of
 from storage.catalog.generations import lock_open_generations
 from storage.catalog.queued.job_rows import count_outcomes
@@ -24,7 +24,7 @@ def remove_unlisted(connection: Connection, job: JobRecord, seen: Mapping[str, d
     One that was committed again after it was seen stays: its file is there again. A removed one whose file comes
     back later is indexed again. (After `Images.delete` it is not: that is its user's decision.)
     """
-    moment = now()
+    moment = shared_now(connection)
     lock_open_generations(connection, job.collection_id)  # whoever commits one of these images waits from here on
     gone = [image_id for ids in chunks(seen) for image_id in _unchanged(connection, job, ids, seen)]
     removed = delete_images(connection, job.collection_id, gone, moment)
