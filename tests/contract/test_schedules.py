@@ -36,7 +36,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(schedules, "_now", clock)
-    monkeypatch.setattr("storage.catalog.queued.leases.now", clock)
+    monkeypatch.setattr("storage.catalog.queued.leases.shared_now", lambda _connection: clock())
     return clock
 
 
