@@ -8,6 +8,7 @@ from time import perf_counter
 
 from pipeline.decode import DecodeLimits
 from pipeline.decoding_children import children_of
+from pipeline.embedders.options import Weights
 from pipeline.embedding_service import EmbeddingService
 from storage.errors import ModelMismatch
 from storage.records import ModelIdentity
@@ -21,8 +22,8 @@ _MOST_LOADED = 2  # the active generation's and one that is being built
 class LoadedModels:
     """Loads at first use and keeps the last two. For one thread: the one that runs tasks."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, *, weights: Weights = "packed") -> None:
+        self._settings, self._weights = settings, weights
         self._children = children_of(settings)  # ends by itself with this object or the process
         self._loaded: OrderedDict[ModelIdentity, EmbeddingService] = OrderedDict()
 
@@ -49,6 +50,7 @@ class LoadedModels:
             batch_size=settings.batch_size,
             backend=settings.backend,
             like=wanted,
+            weights=self._weights,
             limits=DecodeLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
             children=self._children,
         )

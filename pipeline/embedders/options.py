@@ -10,6 +10,9 @@ from storage.records import ModelIdentity
 
 Backend: TypeAlias = Literal["auto", "torch", "onnx", "onnx-int8"]
 Decoding: TypeAlias = Literal["reduced", "full"]
+# Whether a graph's weights are copied once into the form that products read fastest, or read where they are mapped:
+# that is ready sooner and takes little memory of the process's own, but each call is slower.
+Weights: TypeAlias = Literal["packed", "mapped"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class EmbedderOptions:
     backend: Backend = "auto"
     decoding: Decoding = "reduced"
     like: ModelIdentity | None = None
+    weights: Weights = "packed"
 
     @property
     def precision(self) -> Precision:

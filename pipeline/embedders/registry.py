@@ -12,7 +12,7 @@ from pipeline.embedders.checkpoint import Checkpoint, find_checkpoint
 from pipeline.embedders.gpu_signs import may_have_gpu
 from pipeline.embedders.inputs import check_family, inputs_fingerprint
 from pipeline.embedders.onnx_clip.shape import ClipShape
-from pipeline.embedders.options import Backend, Decoding, EmbedderOptions
+from pipeline.embedders.options import Backend, Decoding, EmbedderOptions, Weights
 from pipeline.errors import ModelError, UnsupportedModel
 from pipeline.preprocess import ClipPreprocessing
 from storage.records import ModelIdentity
@@ -30,16 +30,18 @@ def load_embedder(  # noqa: PLR0913 - flat keyword arguments with defaults, as t
     backend: Backend = "auto",
     decoding: Decoding = "reduced",
     like: ModelIdentity | None = None,
+    weights: Weights = "packed",
 ) -> Embedder:
     """Load `baseline` (by exactly this name) or a CLIP-family model by hub name or folder.
 
-    With `like`, precision and decoding are those that made its vectors, whatever else is asked for. Nothing is ever
+    With `like`, precision and decoding are those that made its vectors, whatever else is asked for. Weights that are
+    only mapped suit whoever embeds one picture and ends; only onnx in float32 knows the difference. Nothing is ever
     put in place of a model that cannot be had: see `ClipEmbedder.load` for the errors. Raises ModelError besides for a
     backend that cannot run here, and for a new int8 model whose fidelity was not measured or is too low.
     """
     if name == BASELINE_NAME:
         return BaselineEmbedder()
-    options = EmbedderOptions(device, dtype, batch_size, backend, decoding, like)
+    options = EmbedderOptions(device, dtype, batch_size, backend, decoding, like, weights)
     checkpoint = find_checkpoint(name)
     check_family(checkpoint)
     preprocessing = _preprocessing(checkpoint, options)
@@ -131,7 +133,7 @@ def _load_onnx(checkpoint: Checkpoint, preprocessing: ClipPreprocessing, options
     from pipeline.embedders.onnx_clip.fidelity import check_fidelity
 
     embedder = OnnxClipEmbedder(
-        checkpoint, preprocessing, OnnxOptions(precision=options.precision, batch_size=options.batch_size)
+        checkpoint, preprocessing, OnnxOptions(options.precision, options.batch_size, weights=options.weights)
     )
     if options.precision == "int8" and options.like is None:
         check_fidelity(embedder.folder, checkpoint.name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +121,29 @@ def test_text_vectors_equal_transformers_own_however_it_pads(
 def test_identity_has_the_published_dimension(embedder: ClipEmbedder, checkpoint: Path) -> None:
     identity = embedder.identity
     assert (identity.name, identity.revision, identity.dimension) == (str(checkpoint.resolve()), "local", 512)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_weights_that_are_only_mapped_take_no_memory_of_their_own(checkpoint: Path) -> None:
+    own = {weights: _own_mib(checkpoint, weights) for weights in ("packed", "mapped")}
+    vision_mib = 335
+    assert own["packed"] > vision_mib > 2 * own["mapped"], own
+
+
+def _own_mib(checkpoint: Path, weights: str) -> float:
+    """Memory that a process shares with no file once it has embedded a picture."""
+    command = [sys.executable, "-c", _EMBED_ONE, str(checkpoint), weights]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("RssAnon:")]
+    return int(line.split()[1]) / 1024
+
+
+_EMBED_ONE = """
+import sys
+from pathlib import Path
+from PIL import Image
+from visual_search import EmbeddingService
+service = EmbeddingService(sys.argv[1], device="cpu", backend="onnx", weights=sys.argv[2])
+service.embed_image(Image.new("RGB", (300, 300)))
+print(Path("/proc/self/status").read_text())
+"""

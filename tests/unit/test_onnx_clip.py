@@ -39,9 +39,9 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return save_tiny_clip(tmp_path_factory.mktemp("clip"), legacy_eos=request.param)
 
 
-def _onnx(folder: Path, precision: str = "fp32") -> OnnxClipEmbedder:
+def _onnx(folder: Path, precision: str = "fp32", weights: str = "packed") -> OnnxClipEmbedder:
     checkpoint = find_checkpoint(str(folder))
-    return OnnxClipEmbedder(checkpoint, ClipPreprocessing.from_folder(folder), OnnxOptions(precision, 3, 1))
+    return OnnxClipEmbedder(checkpoint, ClipPreprocessing.from_folder(folder), OnnxOptions(precision, 3, 1, weights))
 
 
 def _vectors(embedder, count: int = 7):
@@ -70,6 +70,14 @@ def test_a_vector_does_not_depend_on_its_company(folder: Path, precision: str) -
     np.testing.assert_allclose(_vectors(embedder), alone, atol=1e-5)
     texts = np.concatenate([embedder.embed_texts([text]) for text in TEXTS])
     np.testing.assert_allclose(embedder.embed_texts(TEXTS), texts, atol=1e-5)
+
+
+@pytest.mark.parametrize(("precision", "off"), [("fp32", 1e-6), ("int8", 0.0)])
+def test_weights_that_are_only_mapped_give_the_same_vectors(folder: Path, precision: str, off: float) -> None:
+    packed, mapped = _onnx(folder, precision), _onnx(folder, precision, "mapped")
+    np.testing.assert_allclose(_vectors(mapped), _vectors(packed), atol=off, rtol=0)
+    np.testing.assert_allclose(mapped.embed_texts(TEXTS), packed.embed_texts(TEXTS), atol=off, rtol=0)
+    assert mapped.identity == packed.identity
 
 
 def test_token_ids_are_those_of_transformers(folder: Path) -> None:

@@ -21,7 +21,8 @@ def answer_embedded(images: ImageCollection, request: SearchRequest) -> SearchAn
     replica = IndexReplica(images.catalog, generation)
     replica.catch_up()
     served = {request.collection: Served(images.record, generation, replica)}
-    with closing(Answering(images.catalog, LoadedModels(images.settings), worker="embedded")) as answering:
+    models = LoadedModels(images.settings, weights="mapped")  # for one question only
+    with closing(Answering(images.catalog, models, worker="embedded")) as answering:
         (reply,) = answering.answer([request], served, lambda _request_id: True)
     if reply.answer is None:
         assert reply.error is not None  # noqa: S101 - a reply is either of both

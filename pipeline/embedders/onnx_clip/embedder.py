@@ -21,6 +21,7 @@ from pipeline.embedders.onnx_clip.export_files import ExportFiles
 from pipeline.embedders.onnx_clip.precision import Precision, marked_revision, marked_weights
 from pipeline.embedders.onnx_clip.shape import ClipShape
 from pipeline.embedders.onnx_clip.tokens import ClipTokens
+from pipeline.embedders.options import Weights
 from pipeline.embedders.unit_length import unit_rows
 from pipeline.errors import ModelError, UnsupportedModel
 from pipeline.pictures import Picture
@@ -34,11 +35,20 @@ _ERRORS_ONLY = 3
 
 @dataclass(frozen=True)
 class OnnxOptions:
-    """How the model runs; `threads` None takes what the machine and OMP_NUM_THREADS allow."""
+    """How the model runs; `threads` None takes what the machine and OMP_NUM_THREADS allow.
+
+    In int8 weights are always packed: other products differ in the last bit, and rounding to bytes would show it.
+    """
 
     precision: Precision = "fp32"
     batch_size: int | None = None
     threads: int | None = None
+    weights: Weights = "packed"
+
+    @property
+    def packed(self) -> bool:
+        """Whether a session makes its own copy of the weights when it is opened."""
+        return self.weights == "packed" or self.precision == "int8"
 
 
 class OnnxClipEmbedder:
@@ -145,13 +155,13 @@ class OnnxClipEmbedder:
         """The session that computes on so many threads; opened at first use, once, whoever asks at the same time."""
         with self._opening:
             if threads not in self._visions:
-                self._visions[threads] = _open(self.folder / VISION, threads)
+                self._visions[threads] = _open(self.folder / VISION, threads, packed=self._options.packed)
             return self._visions[threads]
 
     @cached_property
     def _text(self) -> onnxruntime.InferenceSession:
         """Opened at the first text: who indexes pictures needs none."""
-        return _open(self.folder / TEXT, self._threads)
+        return _open(self.folder / TEXT, self._threads, packed=self._options.packed)
 
 
 def _run(session: onnxruntime.InferenceSession, inputs: dict[str, Any]) -> Vectors:
@@ -162,11 +172,13 @@ def _run(session: onnxruntime.InferenceSession, inputs: dict[str, Any]) -> Vecto
     return np.asarray(vectors)
 
 
-def _open(path: Path, threads: int) -> onnxruntime.InferenceSession:
+def _open(path: Path, threads: int, *, packed: bool) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
+    if not packed:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as above: a damaged file, or an onnxruntime that is too old
