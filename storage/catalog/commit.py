@@ -27,7 +27,7 @@ from storage.catalog.vectors.added_vectors import fitting
 from storage.catalog.vectors.tombstones import delete_images
 from storage.catalog.vectors.vector_bytes import pack_vectors
 from storage.errors import DuplicateImageId, GenerationClosed
-from storage.records import ImageMetadata, failure_id
+from storage.records import failure_id
 
 
 def commit_batch(database: Database, generation_id: int, batch: IndexBatch) -> int:
@@ -57,7 +57,11 @@ def write_batch(connection: Connection, generation_id: int, batch: IndexBatch) -
         )
     if batch.removed:
         delete_images(connection, collection_id, batch.removed, shared_now(connection))
-    refreshed = _still_live(connection, collection_id, batch.refreshed)
+    refreshed = batch.refreshed
+    if refreshed and not batch.vectors_only:
+        known = _lock_known(connection, collection_id, batch)
+        # a refresh has no vector: it cannot bring back what was deleted meanwhile, nor is it of other content's row
+        refreshed = [image for image in refreshed if known.get(image.image_id) == image.sha256]
     written = [*(image.metadata for image in batch.upserts), *refreshed]
     if not batch.vectors_only:
         write_images(connection, collection_id, written, moment)
@@ -82,17 +86,15 @@ def _lock(connection: Connection, generation_id: int, *, removes: bool) -> Gener
     return lock_generation(connection, generation_id)
 
 
-def _still_live(connection: Connection, collection_id: int, images: Sequence[ImageMetadata]) -> list[ImageMetadata]:
-    """Leave out those deleted meanwhile: a refresh has no vector to bring an image back with."""
-    if not images:
-        return []
+def _lock_known(connection: Connection, collection_id: int, batch: IndexBatch) -> dict[str, str]:
+    """Lock the known images among those of the batch, in the order of all writers; the sha256 of each live one."""
+    ids = [image.metadata.image_id for image in batch.upserts]
+    ids += [image.image_id for image in batch.refreshed]
     columns = tables.images.c
-    among = one_of(connection, columns.image_id, [image.image_id for image in images])
-    statement = select(columns.image_id).where(
-        columns.collection_id == collection_id, among, columns.deleted_at.is_(None)
-    )
-    live = set(connection.scalars(statement))
-    return [image for image in images if image.image_id in live]
+    here = (columns.collection_id == collection_id, one_of(connection, columns.image_id, ids))
+    statement = select(columns.image_id, columns.sha256, columns.deleted_at).where(*here).order_by(columns.image_id)
+    rows = connection.execute(statement.with_for_update(key_share=True))
+    return {image_id: sha256 for image_id, sha256, deleted_at in rows if deleted_at is None}
 
 
 def _write_vectors(connection: Connection, generation: Generation, upserts: Sequence[IndexedImage]) -> None:

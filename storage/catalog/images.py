@@ -112,7 +112,7 @@ class Images:
         """
         wanted = {image_id: normal_attributes(of_image) for image_id, of_image in attributes.items()}
         with self._database.write() as connection:
-            live = _live_among(connection, collection_id, wanted)
+            live = _live_among(connection, collection_id, sorted(wanted), lock=True)  # rows are written back whole
             changed = [
                 image.model_copy(update={"attributes": wanted[image_id]})
                 for image_id, image in live.items()
@@ -151,10 +151,15 @@ def _among(connection: Connection, collection_id: int, image_ids: Sequence[str])
     return (_IMAGES.collection_id == collection_id, one_of(connection, _IMAGES.image_id, image_ids))
 
 
-def _live_among(connection: Connection, collection_id: int, image_ids: Collection[str]) -> dict[str, ImageMetadata]:
+def _live_among(
+    connection: Connection, collection_id: int, image_ids: Collection[str], *, lock: bool = False
+) -> dict[str, ImageMetadata]:
+    """The live images among these; `lock` them, in the order of the ids given, against every other writer."""
     found: dict[str, ImageMetadata] = {}
     for ids in chunks(image_ids):
         statement = select(tables.images).where(*_among(connection, collection_id, ids), _IMAGES.deleted_at.is_(None))
+        if lock:
+            statement = statement.order_by(_IMAGES.image_id).with_for_update(key_share=True)
         for row in connection.execute(statement).mappings():
             found[row["image_id"]] = image_metadata(row)
     return found

@@ -64,6 +64,16 @@ class TestCommit:
         assert catalog.images.matching_ids(generation.collection_id, Exists(key="label")) == {"a"}
         assert state_of_follower(catalog, generation.id) == {"a": vector(1).tobytes()}
 
+    def test_a_refresh_does_not_undo_the_content_that_came_since_it_was_planned(
+        self, catalog: Catalog, generation: Generation
+    ) -> None:
+        catalog.commit(generation.id, IndexBatch(upserts=[indexed("a")]))
+        planned = catalog.images.get(generation.collection_id, "a").model_copy(update={"etag": "touched"})
+        catalog.commit(generation.id, IndexBatch(upserts=[indexed("a", 7, "new content")]))
+        catalog.commit(generation.id, IndexBatch(refreshed=[planned]))
+        assert catalog.images.get(generation.collection_id, "a").sha256 == sha256("new content")
+        assert catalog.lifecycle.missing_count(generation.id) == 0
+
     def test_a_refresh_does_not_bring_back_what_was_deleted(self, catalog: Catalog, generation: Generation) -> None:
         catalog.commit(generation.id, IndexBatch(upserts=[indexed("a")]))
         catalog.images.delete(generation.collection_id, ["a"])

@@ -141,6 +141,7 @@ class _Commit:
             if result.generation_id in self._generations:
                 collection_id = self._generations[result.generation_id].collection_id
                 wanted[collection_id] |= {image.metadata.image_id for image in result.batch.upserts}
+                wanted[collection_id] |= {image.image_id for image in result.batch.refreshed}
                 failed = (failure.image_id for failure in result.batch.failures)
                 wanted[collection_id] |= set(filter(storable_text, failed))
         deleted: dict[int, dict[str, datetime]] = {collection_id: {} for collection_id in wanted}

@@ -21,12 +21,16 @@ def delete_images(connection: Connection, collection_id: int, image_ids: Sequenc
     for generation in lock_open_generations(connection, collection_id):
         _write_tombstones(connection, generation.id, image_ids)
     images = tables.images
-    for ids in chunks(image_ids):
+    for ids in chunks(sorted(image_ids)):
         here = (
             images.c.collection_id == collection_id,
             one_of(connection, images.c.image_id, ids),
             images.c.deleted_at.is_(None),
         )
+        # in the order in which all lock them; an update alone would go by where the rows lie
+        connection.execute(
+            select(images.c.image_id).where(*here).order_by(images.c.image_id).with_for_update(key_share=True)
+        ).all()
         deleted += connection.execute(update(images).where(*here).values(deleted_at=moment)).rowcount
     clear_failures(connection, collection_id, image_ids)
     return deleted
