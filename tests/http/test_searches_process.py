@@ -31,13 +31,15 @@ NAMES = [f"{number:02}.jpg" for number in range(8)]
 
 @pytest.fixture
 def settings(http_settings: Settings, tmp_path: Path) -> Settings:
+    """With eight pictures, and time for searches: a busy machine takes longer than people wait."""
+    made = Settings(**http_settings.model_dump(exclude_unset=True), search_seconds=120)
     folder = tmp_path / "photos"
     folder.mkdir()
     for number, name in enumerate(NAMES):
         (folder / name).write_bytes(jpeg(number))
-    with ImageCollection("default", settings=http_settings) as into:
+    with ImageCollection("default", settings=made) as into:
         into.index(folder)
-    return http_settings
+    return made
 
 
 @pytest.fixture
