@@ -11,6 +11,8 @@ from uuid import uuid4
 
 import pytest
 from buckets import Bucket
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis
 from pictures import jpeg
 
 if TYPE_CHECKING:
@@ -23,9 +25,13 @@ REGION = "us-east-1"
 
 
 def pytest_configure() -> None:
-    """Whoever starts the tests in the background ignores Ctrl-C for them, and so for every process they start."""
+    """Ctrl-C also ends tests that run in the background, with their processes; property tests have their time."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # An example that takes 0.2 s, or one that is made for a second, is no failure: a machine may stand still meanwhile
+    patient = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+    hypothesis.register_profile("patient", hypothesis.default, **patient)
+    hypothesis.load_profile("patient")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -40,7 +40,11 @@ FILTERS = st.recursive(
 
 
 class TestFilters:
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(
+        max_examples=60,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
     @given(
         images=st.lists(ATTRIBUTES, min_size=1, max_size=8),
         filters=st.lists(FILTERS, min_size=1, max_size=8),

@@ -126,7 +126,9 @@ requests = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(batch=st.lists(requests, min_size=1, max_size=10))
 def test_a_batch_is_answered_to_the_bit_as_each_request_alone(bench: Bench, batch: list[SearchRequest]) -> None:
     for asked, reply in zip(batch, bench.answer(*batch), strict=True):
