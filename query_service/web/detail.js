@@ -16,7 +16,7 @@ export function showDetail(result, act) {
   const then = (action) => () => { dialog.close(); action(id); };
   const explanation = el("div", { id: "explanation", "aria-live": "polite" });
   dialog.replaceChildren(
-    el("button", { type: "button", class: "icon-button corner", "aria-label": "Close", on: { click: () => dialog.close() } }, icon("close")),
+    el("button", { class: "icon-button corner", "aria-label": "Close", on: { click: () => dialog.close() } }, icon("close")),
     el("div", { class: "large" }, thumbnail(id, state.collection, { size: LARGE_SIDE, eager: true })),
     el("div", { class: "about" },
       el("h2", { id: "detail-title" }, shortName(id)),
@@ -41,7 +41,7 @@ function outside({ clientX: x, clientY: y }, dialog) {
   return x < left || x > right || y < top || y > bottom;
 }
 
-const button = (symbol, label, click, kind = "quiet") => el("button", { type: "button", class: kind, on: { click } }, icon(symbol), label);
+const button = (symbol, label, click, kind = "quiet") => el("button", { class: kind, on: { click } }, icon(symbol), label);
 
 function facts(result) {
   const known = [["id", result.image_id], ["from", address(result.source_uri ?? "")]];

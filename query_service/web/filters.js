@@ -45,7 +45,7 @@ function values({ key, values: all }) {
   const hidden = all.length - listed.length;
   return el("fieldset", {}, el("legend", { title: key }, key),
     el("div", { class: "toggles" }, [...missing, ...listed].map((one) => toggle(key, one, chosen)),
-      hidden ? el("button", { type: "button", class: "fold", data: { control: `${key} more` }, on: { click: () => { unfolded.add(key); renderFilters(); } } }, `${hidden} more`) : null));
+      hidden ? el("button", { class: "fold", data: { control: `${key} more` }, on: { click: () => { unfolded.add(key); renderFilters(); } } }, `${hidden} more`) : null));
 }
 
 function toggle(key, { value, count: images }, chosen) {
@@ -54,7 +54,7 @@ function toggle(key, { value, count: images }, chosen) {
     const values = pressed ? chosen.filter((one) => one !== value) : [...chosen, value];
     setRule(key, values.length ? { values } : null);
   };
-  return el("button", { type: "button", class: "toggle", "aria-pressed": `${pressed}`, data: { control: `${key} ${JSON.stringify(value)}` }, on: { click } },
+  return el("button", { class: "toggle", "aria-pressed": `${pressed}`, data: { control: `${key} ${JSON.stringify(value)}` }, on: { click } },
     el("span", { class: "name" }, String(value)), el("span", { class: "count" }, count(images)));
 }
 

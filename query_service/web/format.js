@@ -20,15 +20,6 @@ export function when(text) {
 
 export const shortName = (imageId) => imageId.split("/").filter(Boolean).pop() ?? imageId;
 
-const END_CHARACTERS = 9; // "_0123.jpg"
-
-// The characters of a name in two parts, of which the second, a text, is to be seen whatever the room.
-export function beginAndEnd(name) {
-  const characters = [...name];
-  const cut = Math.max(0, characters.length - END_CHARACTERS);
-  return [characters.slice(0, cut), characters.slice(cut).join("")];
-}
-
 // A stored address as people write it: file addresses are percent-encoded.
 export function address(uri) {
   try {

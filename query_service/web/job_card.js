@@ -21,7 +21,7 @@ export function jobCard(job, act) {
 function buttonOf(job, act) {
   if (job.is_over && !job.counts.failed) return null;
   const [label, click] = job.is_over ? [`Retry ${count(job.counts.failed)} failed`, () => act.retry(job.id)] : ["Cancel", () => act.cancel(job.id)];
-  return el("div", { class: "row" }, el("button", { type: "button", class: "quiet", on: { click } }, label));
+  return el("div", { class: "row" }, el("button", { class: "quiet", on: { click } }, label));
 }
 
 const done = (counts) => GOOD.reduce((sum, name) => sum + (counts[name] ?? 0), 0);
@@ -34,7 +34,7 @@ function progress({ id, counts, state }) {
 }
 
 function lineOf(job) {
-  if (job.kind === "index" && job.state === "failed" && !job.counts.listed) return "The source could not be listed, and nothing of it was queued. Mend it, and give it again.";
+  if (job.kind === "index" && job.state === "failed" && !job.counts.listed) return "The source could not be listed: nothing of it was queued.";
   const told = COUNTS.filter((name) => job.counts[name]).map((name) => `${count(job.counts[name])} ${name}`);
   const parts = [`${count(done(job.counts) + job.counts.failed)} of ${count(job.counts.listed)} images`, ...told];
   if (job.rate) parts.push(`${job.rate.toFixed(1)} images/s`);

@@ -1,37 +1,30 @@
-// The line with a picture's name: a long one loses its middle, for names of photos differ in their last characters.
+// A picture's name in one line: a long one loses its middle, for names of photos differ in their last characters.
 
 import { $, el } from "./dom.js";
-import { beginAndEnd, shortName } from "./format.js";
+import { shortName } from "./format.js";
 
+const END = 9; // characters: "_0123.jpg"
 const pen = document.createElement("canvas").getContext("2d");
-let room = 0; // pixels of a line, the same on all cards
 
 export const nameLine = (id) => el("p", { class: "name", title: id }, shortName(id));
 
-// Whenever the columns of the grid get another width.
-export function fitNamesToColumns() {
-  new ResizeObserver(() => { room = 0; fitNames($("#grid").querySelectorAll(".name")); }).observe($("#grid"));
-}
-
-// Cuts the names of these lines, which stand in the grid, to what has room.
-export function fitNames(lines) {
-  if (!lines.length) return;
-  room ||= parseFloat(getComputedStyle($("#grid")).gridTemplateColumns) || 0;
-  if (!room) return; // the grid is not shown: its width changes when it is
+// Cuts the names in the grid to the width of its columns, as wide as they are now.
+export function fitNames() {
+  const lines = document.querySelectorAll("#grid .name");
+  const room = parseFloat(getComputedStyle($("#grid")).gridTemplateColumns); // NaN while it is hidden
+  if (!lines.length || !room) return;
   pen.font = getComputedStyle(lines[0]).font;
-  for (const line of lines) line.textContent = fitting(shortName(line.title));
+  for (const line of lines) line.textContent = fitting([...shortName(line.title)], room);
 }
 
-function fitting(name) {
-  if (widthOf(name) <= room) return name;
-  const [begin, end] = beginAndEnd(name);
-  let [fits, tooMany] = [0, begin.length];
-  while (tooMany - fits > 1) {
-    const middle = Math.floor((fits + tooMany) / 2);
-    if (widthOf(`${begin.slice(0, middle).join("")}…${end}`) <= room) fits = middle;
-    else tooMany = middle;
-  }
-  return `${begin.slice(0, fits).join("").trimEnd()}…${end}`;
+function fitting(name, room) {
+  const cut = (begin) => `${name.slice(0, begin).join("")}…${name.slice(-END).join("")}`;
+  const whole = name.join("");
+  if (widthOf(whole) <= room) return whole;
+  let begin = Math.max(0, Math.floor((name.length * room) / widthOf(whole)) - END);
+  while (widthOf(cut(begin + 1)) <= room) begin += 1;
+  while (begin > 0 && widthOf(cut(begin)) > room) begin -= 1;
+  return cut(begin);
 }
 
 const widthOf = (text) => pen.measureText(text).width;

@@ -34,8 +34,8 @@ export function showError(error, retry) {
   banner.replaceChildren(
     icon("alert"),
     el("p", {}, el("strong", {}, sentence(error.message)), advice ? ` ${advice}` : "", again ? ` Trying again in ${pause} s.` : ""),
-    ...(again ? [el("button", { type: "button", class: "quiet", on: { click: () => now(retry) } }, "Retry now")] : []),
-    el("button", { type: "button", class: "icon-button", "aria-label": "Dismiss this message", on: { click: clearError } }, icon("close")),
+    ...(again ? [el("button", { class: "quiet", on: { click: () => now(retry) } }, "Retry now")] : []),
+    el("button", { class: "icon-button", "aria-label": "Dismiss this message", on: { click: clearError } }, icon("close")),
   );
   banner.hidden = false;
   banner.dataset.reason = error.reason ?? "error";

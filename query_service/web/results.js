@@ -4,7 +4,7 @@ import { $, el, iconButton, keepFocus } from "./dom.js";
 import { card, skeletons } from "./card.js";
 import { plural, shortName } from "./format.js";
 import { focusFirst, resetTabStop } from "./grid_keys.js";
-import { fitNames, fitNamesToColumns } from "./name_line.js";
+import { fitNames } from "./name_line.js";
 import { clearError, showError } from "./notices.js";
 import { hideNothing, noAnswer, nothingFound, nothingIndexed } from "./nothing.js";
 import { showProvenance } from "./provenance.js";
@@ -24,7 +24,7 @@ export const resultOf = (id) => shown.get(id);
 
 export function startResults(actions) {
   act = actions;
-  fitNamesToColumns();
+  new ResizeObserver(fitNames).observe($("#grid"));
   $("#load-more").addEventListener("click", loadMore);
 }
 
@@ -85,9 +85,8 @@ function append({ results }) {
   offset += results.length;
   const fresh = results.filter((result) => !shown.has(result.image_id));
   for (const result of fresh) shown.set(result.image_id, result);
-  const cards = fresh.map((result) => card(result, state.collection, act));
-  $("#grid").append(...cards);
-  fitNames(cards.map((one) => $(".name", one)));
+  $("#grid").append(...fresh.map((result) => card(result, state.collection, act)));
+  fitNames();
   $("#load-more").hidden = results.length < PAGE;
   $("#summary").textContent = results.length < PAGE ? plural(shown.size, "result") : `First ${plural(shown.size, "result")}`;
   resetTabStop();
@@ -117,7 +116,7 @@ function showFailure(error) {
   if (!$("#grid .score")) clear(); // pictures to begin with, or none: no results of anything
   $("#summary").textContent = shown.size ? "The results before" : "No answer";
   $("#load-more").hidden = true;
-  if (!shown.size) noAnswer(error);
+  if (!shown.size) noAnswer();
   showError(error, refresh);
 }
 
@@ -135,7 +134,7 @@ async function welcome(mine) {
     if (mine !== turn) return;
     clearError();
     $("#grid").replaceChildren(...images.map((image) => card(image, state.collection, act, { ranked: false })));
-    fitNames($("#grid").querySelectorAll(".name"));
+    fitNames();
     for (const image of images) shown.set(image.image_id, image);
     if (images.length && !lacking) $("#summary").textContent = "Start with a picture of your own, or one of these";
     if (!images.length) nothingIndexed();

@@ -41,7 +41,7 @@ def test_a_damaged_picture_is_told_and_no_other_pictures_pass_for_its_results(
     expect(page.locator("#banner")).not_to_contain_text("OSError")
     expect(page.locator("#summary")).to_have_text("No answer")
     expect(page.locator("#grid article")).to_have_count(0)
-    expect(page.locator("#nothing")).to_contain_text("change what it asks with")
+    expect(page.locator("#nothing")).to_contain_text("Change what is asked")
     page.get_by_role("button", name="Start over").click()
     expect(page.locator("#grid article").first).to_be_visible()
     for gone in ("#nothing", "#banner", "#chips li"):
