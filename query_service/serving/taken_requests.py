@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
 from redis import Redis
 from redis.exceptions import OutOfMemoryError, ResponseError
 
+from query_service.serving.server_clock import ServerClock
 from query_service.transport.queue_scripts import CLAIM_SCRIPT, FORGET_SCRIPT, READ_SCRIPT, SETTLE_SCRIPT
 from query_service.transport.request_queue import (
     CANCELLED,
@@ -36,6 +37,7 @@ _MAX_DEAD_MESSAGE_BYTES = 64 * 1024  # 1000 dead letters with their pictures wou
 _DEAD_CONSUMER_MS = 60_000
 _BATCH_BYTES = 64 * 1024 * 1024  # of messages: about what one may have; a batch of large pictures is a small batch
 _KEPT_PART = 8  # of a batch, one in so many is kept for each lower priority while higher ones fill it
+_UNSURE_SECONDS = 0.05  # about the server's clock: above it, it is asked once more before a deadline is told by it
 _STREAMS = tuple(STREAMS.values())
 _REQUEST_ID = re.compile(rb"[0-9a-f]{32}")
 _TIMEOUT = re.compile(rb"[0-9]{1,9}")
@@ -66,7 +68,7 @@ class RequestQueue:
         self._redis: Any = client
         self._consumer = consumer
         self._batch = batch
-        self._looked_at = (0, 0.0)  # the server's clock in ms when it was last asked without waiting, and ours then
+        self._clock = ServerClock()
 
     def read(self, block_ms: int) -> list[Taken]:
         """New searches, highest priority first; waits so long for the first one when there is none."""
@@ -152,23 +154,54 @@ class RequestQueue:
         self, script: str, *arguments: int | str | bytes, deliveries: Mapping[str, int] | None = None
     ) -> list[Taken]:
         keys = (*_STREAMS, CANCELLED)
-        asked = monotonic()  # the server's moment is between this one and the next; we may have been frozen since
+        asked = monotonic()
         found, moment, cancelled = self._redis.eval(script, len(keys), *keys, GROUP, self._consumer, *arguments)
-        self._looked_at = _in_ms(moment), monotonic()
-        return _taken(found, (self._looked_at[0], asked), cancelled, deliveries)
+        return self._understood(found, (asked, moment), cancelled, deliveries)
 
     def _wait(self, block_ms: int) -> list[Taken]:
-        """The first of each stream at most: others that come with it may be large, and are read next.
-
-        Redis names the moment in which it gave them. We may have read that much later, when this process was frozen
-        while it waited: so the time since the look before counts too.
-        """
+        """The first of each stream at most: others that come with it may be large, and are read next."""
         with self._redis.pipeline(transaction=False) as pipeline:
             pipeline.xreadgroup(GROUP, self._consumer, dict.fromkeys(_STREAMS, ">"), count=1, block=block_ms)
             pipeline.time()
+            asked = monotonic()
             found, moment = pipeline.execute()
-        (looked_ms, looked), now = self._looked_at, monotonic()
-        return _taken(found or [], (max(_in_ms(moment), looked_ms + int((now - looked) * 1000)), now), [])
+        return self._understood(found or [], (asked, moment), [])
+
+    def _understood(
+        self,
+        found: Sequence[Any],
+        looked: tuple[float, Sequence[Any]],
+        cancelled: Sequence[bytes],
+        deliveries: Mapping[str, int] | None = None,
+    ) -> list[Taken]:
+        """What Redis gave; `looked`: our time when it was asked, and its own when it answered."""
+        (asked, moment), told = looked, monotonic()
+        self._clock.looked(asked, _in_seconds(moment), told)
+        if any(some for _, some in found) and self._clock.unsure_seconds > _UNSURE_SECONDS:
+            self._look_at_the_clock()
+        nobody_waits = {name.decode(errors="replace") for name in cancelled}
+        taken = [self._taken(stream, entry, _fields(raw), told) for stream, some in found for entry, raw in some]
+        return [
+            replace(one, cancelled=one.request_id in nobody_waits, deliveries=(deliveries or {}).get(one.entry, 1))
+            for one in taken
+        ]
+
+    def _taken(self, stream: str | bytes, entry: bytes, fields: Mapping[bytes, bytes], told: float) -> Taken:
+        name, timeout = fields.get(ID_FIELD.encode(), b""), fields.get(TIMEOUT_FIELD.encode(), b"")
+        submitted = self._clock.ours(int(entry.split(b"-")[0]) / 1000)
+        return Taken(
+            stream=stream if isinstance(stream, str) else stream.decode(),
+            entry=entry.decode(),
+            request_id=name.decode() if _REQUEST_ID.fullmatch(name) else "",
+            message=fields.get(MESSAGE_FIELD.encode(), b""),
+            queued_seconds=max(0.0, told - submitted),
+            ends_at=submitted + (int(timeout) / 1000 if _TIMEOUT.fullmatch(timeout) else 0.0),
+        )
+
+    def _look_at_the_clock(self) -> None:
+        asked = monotonic()
+        moment = self._redis.time()
+        self._clock.looked(asked, _in_seconds(moment), monotonic())
 
     def _left_behind(self) -> list[tuple[str, str, int]]:
         """Stream, entry, deliveries of what gave no sign for long."""
@@ -218,41 +251,9 @@ def _reply(pipeline: Any, taken: Taken, reply: bytes | None) -> None:
         pipeline.pexpire(reply_key(taken.request_id), REPLY_TTL_MS)
 
 
-def _in_ms(moment: Sequence[Any]) -> int:
+def _in_seconds(moment: Sequence[Any]) -> float:
     """What TIME gives: seconds and microseconds."""
-    return int(moment[0]) * 1000 + int(moment[1]) // 1000
-
-
-def _taken(
-    found: Sequence[Any],
-    clocks: tuple[int, float],
-    cancelled: Sequence[bytes],
-    deliveries: Mapping[str, int] | None = None,
-) -> list[Taken]:
-    """What Redis gave; `clocks` are its own in ms and ours in seconds, of one moment; ours rather too early."""
-    now_ms, now = clocks
-    nobody_waits = {name.decode(errors="replace") for name in cancelled}
-    taken = []
-    for stream, entries in found:
-        for entry_id, raw in entries:
-            fields = _fields(raw)
-            entry, name = entry_id.decode(), fields.get(ID_FIELD.encode(), b"")
-            request_id = name.decode() if _REQUEST_ID.fullmatch(name) else ""
-            age_ms = now_ms - int(entry.split("-")[0])
-            timeout = fields.get(TIMEOUT_FIELD.encode(), b"")
-            left_ms = (int(timeout) if _TIMEOUT.fullmatch(timeout) else 0) - age_ms
-            one = Taken(
-                stream=stream if isinstance(stream, str) else stream.decode(),
-                entry=entry,
-                request_id=request_id,
-                message=fields.get(MESSAGE_FIELD.encode(), b""),
-                queued_seconds=max(0.0, age_ms / 1000),
-                ends_at=now + left_ms / 1000,
-                cancelled=request_id in nobody_waits,
-                deliveries=(deliveries or {}).get(entry, 1),
-            )
-            taken.append(one)
-    return taken
+    return int(moment[0]) + int(moment[1]) / 1e6
 
 
 def _fields(raw: Any) -> Mapping[bytes, bytes]:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,36 @@ def test_the_deadline_also_counts_while_a_worker_was_frozen_over_the_reply(clien
         asking.send_signal(signal.SIGCONT)
         out, _ = asking.communicate(timeout=180)
     assert float(out) <= 60.0, "it was submitted before the worker began to read"
+
+
+@pytest.mark.parametrize("knows_the_clock", [True, False])
+def test_a_search_has_all_of_its_time_when_the_server_had_stalled_over_the_workers_question(
+    client: Redis, redis_url: str, queue: RequestQueue, knows_the_clock: bool
+) -> None:
+    """Longer than the search has time: else it would be refused at once."""
+    worker = queue if knows_the_clock else RequestQueue(client, "new", 4)
+    if knows_the_clock:
+        assert worker.read(1) == []
+    with connect_url(redis_url) as other, connect_url(redis_url) as looking, ThreadPoolExecutor() as threads:
+        looking.execute_command("CLIENT PAUSE", 60_000, "WRITE")
+        try:
+            submitting = threads.submit(submit, other, request(timeout_seconds=0.3))
+            wait_for(lambda: stalled(looking) == 1, what="the search to wait for the server")
+            reading = threads.submit(worker.read, 1)
+            wait_for(lambda: stalled(looking) == 2, what="the worker to wait behind it")
+            time.sleep(0.5)
+            taken_from = time.monotonic()
+        finally:
+            looking.execute_command("CLIENT UNPAUSE")
+        assert submitting.result()
+        [taken] = reading.result()
+    assert taken.ends_at >= taken_from + 0.29
+    assert taken.ends_at <= time.monotonic() + 0.3
+
+
+def stalled(client: Redis) -> int:
+    """How many commands the paused server keeps waiting."""
+    return sum("b" in one["flags"] for one in client.client_list())
 
 
 def test_a_cancelled_search_is_seen_as_such_and_forgotten_with_it(client: Redis, queue: RequestQueue) -> None:
