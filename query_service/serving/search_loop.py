@@ -48,7 +48,10 @@ class QueryWorker:
         self._looked = self._forgot = monotonic()
 
     def run(self, stop: Event) -> None:
-        """Serve until told to stop, and then end with the batch that was taken; waits out a Redis that is away."""
+        """Serve until told to stop, and then end with the batch that was taken; waits out a Redis that is away.
+
+        Searches that are set aside then are handed back.
+        """
         over = Event()
         renewing = Thread(target=self._renew, args=(over,), name="renew", daemon=True)
         renewing.start()
@@ -68,6 +71,7 @@ class QueryWorker:
         finally:
             over.set()
             renewing.join()
+            self._hand_back()
 
     def _step(self) -> None:
         taken: list[Taken] = []
@@ -140,6 +144,15 @@ class QueryWorker:
         if self._aside.keep(one, request):
             return None
         raise CollectionLoading(f"the collection '{request.collection}' is still being loaded")
+
+    def _hand_back(self) -> None:
+        """What is set aside, so that another worker answers it while it has time."""
+        held = self._aside.taken
+        if held:
+            try:
+                self._queue.hand_back(held)
+            except (RedisUnavailable, RedisUnusable) as error:  # then they are taken over a little later
+                _log.debug("not handed back: %s", error)
 
     def _to_dead_letters(self, one: Taken) -> None:
         if one.request_id:

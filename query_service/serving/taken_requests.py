@@ -104,6 +104,14 @@ class RequestQueue:
                     pipeline.xclaim(stream, GROUP, self._consumer, 0, entries, justid=True)
             pipeline.execute()
 
+    def hand_back(self, held: Sequence[Taken]) -> None:
+        """We end, and have not answered these: from now on others may take them over, without waiting for our sign."""
+        with redis_errors_translated(), self._redis.pipeline(transaction=False) as pipeline:
+            for one in held:
+                silent = {"idle": TAKE_OVER_MS + 1, "justid": True}
+                pipeline.xclaim(one.stream, GROUP, self._consumer, 0, [one.entry], **silent)
+            pipeline.execute()
+
     def settle(self, replies: Sequence[tuple[Taken, bytes | None]]) -> None:
         """Write the replies (None: nobody waits) and forget the searches, all in one step.
 

@@ -246,6 +246,29 @@ def test_a_worker_that_was_frozen_does_not_take_over_what_it_has_set_aside_itsel
     answering.close()
 
 
+def test_a_worker_that_ends_hands_back_what_it_has_set_aside(
+    settings: Settings, client: Redis, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others need not wait until it was silent for long: the search may not have the time."""
+    monkeypatch.setattr(taken_requests, "TAKE_OVER_MS", 3_600_000)
+    go_on, stop = threading.Event(), threading.Event()
+    answering = Answering(catalog, PreloadedModels(settings))
+    with ServedCollections(catalog, snapshots_of(settings, catalog), lambda _: go_on.wait(60) and None) as served:
+        wait_for(served._looked.is_set)
+        worker = QueryWorker(RequestQueue(client, "one", 64), served, answering, lambda *_: None)
+        one = request()
+        submit(client, one)
+        thread = threading.Thread(target=worker.run, args=(stop,), daemon=True)
+        thread.start()
+        wait_for(lambda: worker._aside.taken, what="the search to be set aside")
+        stop.set()
+        thread.join(60)
+        go_on.set()
+    answering.close()
+    [taken] = RequestQueue(client, "two", 64).take_over([])
+    assert (taken.request_id, taken.deliveries) == (one.request_id, 2)
+
+
 def test_a_collection_that_is_loaded_just_while_a_batch_begins_is_not_unknown(
     settings: Settings, client: Redis, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
