@@ -54,7 +54,8 @@ class Readiness:
         async with self._lock:
             if monotonic() - self._known_at >= _KEEP_SECONDS:
                 for name, ask in self._parts.items():
-                    if name not in self._looks:  # one that hangs is not asked again before it is through
+                    before = self._looks.get(name)
+                    if before is None or before.done():  # one that hangs is not asked again before it is through
                         self._looks[name] = asyncio.create_task(_outcome(ask))
                 await asyncio.wait(self._looks.values(), timeout=_LOOK_SECONDS)
                 self._known = {name: self._taken(name) for name in self._parts}

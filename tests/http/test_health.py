@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from servers import wait_for
 
 from query_service.http.health import Readiness
+from query_service.http.service import HttpService
 from workers.servers import connect_redis
 from workers.signs.heartbeat import Heartbeat, read_signs
 
@@ -50,6 +51,28 @@ def test_a_lost_redis_is_told_soon_and_found_again(http_settings, own_valkey):
         assert str(valkey.port) not in app.client.get("/readyz").text
         valkey.start()
         wait_for(lambda: app.client.get("/readyz").json()["parts"]["redis"] == "ok")
+
+
+def test_what_was_found_when_nobody_waited_any_more_is_not_told_later(http_settings, own_valkey):
+    """A look whose caller has gone, or that came through after its time, says nothing of the moment of the next."""
+    valkey = own_valkey()
+    settings = http_settings.model_copy(update={"redis_url": type(http_settings.redis_url)(valkey.url)})
+
+    async def look_twice(service: HttpService) -> str:
+        readiness = Readiness(service)
+        first = asyncio.create_task(readiness.look())
+        while not readiness._looks:  # noqa: ASYNC110 - it is made with the task's first step
+            await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.wait(readiness._looks.values())
+        assert readiness._looks["redis"].result() == "ok"
+        valkey.kill()
+        parts = await readiness.look()
+        await service.searches.close()
+        return parts["redis"]
+
+    with http_service(settings) as service:
+        assert asyncio.run(look_twice(service)) != "ok"
 
 
 def test_a_lost_catalog_is_told(http_settings):
