@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import threading
 from contextlib import ExitStack
 from threading import Event
+from time import monotonic
 
 from query_service.async_client import AsyncSearchClient
 from query_service.http.app import create_app
@@ -20,6 +23,8 @@ from workers.signs.heartbeat import Heartbeat
 from workers.signs.local_signs import LocalSigns
 
 ROLE = "http"
+
+_THREADS_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +49,21 @@ def run_http(settings: Settings, stop: Event) -> None:
 
 def main() -> int:
     """Start with the settings of the environment and the TOML file; SIGTERM ends it after the current requests."""
-    return run_role(ROLE, run_http)
+    code = run_role(ROLE, run_http)
+    if _hanging_threads():
+        # Python waits for them without end, and what they still ask a silent server nobody wants to know any more
+        logging.shutdown()
+        os._exit(code)
+    return code
+
+
+def _hanging_threads() -> bool:
+    """Whether threads that Python waits for are still at work after a moment: idle ones end by themselves."""
+    end = monotonic() + _THREADS_SECONDS
+    others = [one for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
+    for thread in others:
+        thread.join(max(0.0, end - monotonic()))
+    return any(thread.is_alive() for thread in others)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from socket import socket
 from threading import Event
+from typing import Any
 
 import h11
 import uvicorn
@@ -17,6 +18,7 @@ from workers.machine.stopping import GRACE_SECONDS
 
 HEAD_SECONDS = 10.0  # for the first line and the headers of a request; uvicorn alone would wait for ever
 _KEEP_ALIVE_SECONDS = 15  # an idle connection is kept so long
+_LAST_SECONDS = 0.5  # for requests that were cancelled, to end
 _MOST_HEAD_BYTES = 64 * 1024  # more is 400; filters and ids travel in addresses
 _MOST_CONNECTIONS = 1000  # more get 503
 
@@ -94,4 +96,22 @@ def serve(app: FastAPI, sockets: Sequence[socket], stop: Event) -> None:
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(GRACE_SECONDS),
     )
-    asyncio.run(_Server(config, stop).serve(list(sockets)))
+    _run(_Server(config, stop).serve(list(sockets)))
+
+
+def _run(serving: Coroutine[Any, Any, None]) -> None:
+    """As `asyncio.run`, which would wait without end for what hangs in a thread: a server that is silent, as a rule."""
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(serving)
+        loop.run_until_complete(_ended(asyncio.all_tasks(loop)))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+
+
+async def _ended(tasks: Collection[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=_LAST_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -40,6 +41,18 @@ def test_a_request_under_way_is_finished_before_the_end(http_process, http_setti
         assert read(idle).closed
         send_all(under_way, b"cd")
         assert http.role.process.wait(180) == 0
+
+
+def test_a_redis_that_is_silent_does_not_keep_it_from_ending(http_process, http_settings, own_valkey):
+    """Neither its last sign nor what threads still ask is waited for without end."""
+    valkey = own_valkey()
+    http = http_process(http_settings.model_copy(update={"redis_url": type(http_settings.redis_url)(valkey.url)}))
+    valkey.process.send_signal(signal.SIGSTOP)
+    try:
+        assert http.client.get("/readyz").json()["parts"]["redis"] == "does not answer"
+        assert http.role.stop(seconds=90) == 0
+    finally:
+        valkey.process.send_signal(signal.SIGCONT)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"], ids=["IPv4", "IPv6"])  # noqa: S104 - it must not listen there

@@ -28,6 +28,7 @@ _LOG = logging.getLogger(__name__)
 
 _PREFIX = "vs:heartbeat:"
 BEAT_SECONDS = 5.0
+_LAST_SECONDS = 5.0  # for taking the sign back at the end
 _AGAIN_SECONDS = 0.5  # after a sign that did not get through
 SILENT_SECONDS = 60.0  # who has said nothing for so long is gone for good
 _FORGET_SECONDS = 600  # until then `status` shows that there was somebody
@@ -110,7 +111,7 @@ class Heartbeat:
             self._excuse()
         else:
             self._heard = True
-        if self._signs is not None:
+        if self._signs is not None and not self._done.is_set():
             self._signs.leave(self._name, self._message())
 
     def __enter__(self) -> Heartbeat:  # noqa: PYI034 - typing.Self needs Python 3.11
@@ -123,16 +124,22 @@ class Heartbeat:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._done.set()
-        if self._thread is not None:
-            self._thread.join()
+        last = Thread(target=self._take_back, name="heartbeat-end", daemon=True)
+        last.start()
+        last.join(_LAST_SECONDS)  # else Redis is silent: nobody waits for that, and the key runs out by itself
         if self._signs is not None:
             self._signs.take_back(self._name)
+
+    def _take_back(self) -> None:
+        """After the last beat, that none comes behind it."""
+        if self._thread is not None:
+            self._thread.join()
         if self._redis is None:
             return
         try:
             with redis_errors_translated():
                 self._redis.delete(self._key)
-        except (RedisUnavailable, RedisUnusable) as gone:  # the key runs out by itself
+        except (RedisUnavailable, RedisUnusable) as gone:
             _LOG.debug("the heartbeat could not be taken back: %s", gone)
 
     def _beat(self) -> None:
