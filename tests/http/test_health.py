@@ -65,7 +65,7 @@ def test_what_was_found_when_nobody_waited_any_more_is_not_told_later(http_setti
             await asyncio.sleep(0)
         first.cancel()
         await asyncio.wait(readiness._looks.values())
-        assert readiness._looks["redis"].result() == "ok"
+        assert readiness._looks["redis"].result().state == "ok"
         valkey.kill()
         parts = await readiness.look()
         await service.searches.close()
