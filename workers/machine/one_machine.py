@@ -16,7 +16,7 @@ from typing import TextIO
 from storage.catalog import catalog_of
 from storage.cores import usable_cores
 from storage.settings import Settings
-from workers.bundled_valkey import ensure_valkey, stop_valkey
+from workers.bundled_valkey import ensure_valkey, find_valkey, stop_valkey
 from workers.errors import BundledServerError, PortTaken
 from workers.machine.supervision import Role, Supervisor
 from workers.servers import connect_redis
@@ -114,7 +114,10 @@ def run_everything(settings: Settings, shares: Shares, output: TextIO, *, config
 
         def keep_valkey() -> None:
             try:
-                ensure_valkey(settings)
+                if (
+                    find_valkey(settings) is None
+                ):  # one that stands still is not waited for here: signals are to be heard
+                    ensure_valkey(settings)
             except BundledServerError as error:  # its port or the disk may be free again at the next look
                 supervisor.say(str(error))
 
