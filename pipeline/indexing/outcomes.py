@@ -30,6 +30,7 @@ class _Collected:
     refreshed: list[ImageMetadata] = field(default_factory=list)
     failures: list[ImageFailure] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    keeps_attributes: set[str] = field(default_factory=set)
 
     @property
     def size(self) -> int:
@@ -37,7 +38,7 @@ class _Collected:
 
     @property
     def batch(self) -> IndexBatch:
-        return IndexBatch(upserts=self.upserts, refreshed=self.refreshed, failures=self.failures)
+        return IndexBatch(self.upserts, self.refreshed, self.failures, keeps_attributes=self.keeps_attributes)
 
 
 class Outcomes:
@@ -61,7 +62,7 @@ class Outcomes:
     def settle_without_content(self, planned: Planned) -> None:
         """Settle a file whose bytes are not needed."""
         if planned.need is Need.METADATA:
-            self._refresh(refreshed_metadata(planned))
+            self._refresh(planned)
         elif planned.need is Need.STAYS_DELETED:
             self.report.deleted += 1
         else:
@@ -85,7 +86,7 @@ class Outcomes:
         if fetched.error is not None:
             self._fail(fetched, fetched.error)
         elif fetched.same_content:
-            self._refresh(refreshed_metadata(fetched.planned))
+            self._refresh(fetched.planned)
         else:
             return False
         return True
@@ -95,7 +96,7 @@ class Outcomes:
         if prepared.metadata is None:
             raise ValueError("only a prepared image can be embedded")
         metadata = prepared.metadata
-        self._upsert("indexed", metadata, vector)
+        self._upsert("indexed", prepared.fetched.planned, metadata, vector)
         content = KnownContent(vector, metadata.width, metadata.height, metadata.format)
         for fetched in self._in_flight.settle(metadata.sha256, content):
             self._reuse(fetched, content)
@@ -141,16 +142,23 @@ class Outcomes:
         self.report.count(collected.counts, [failure.reason for failure in collected.failures])
         self._in_flight.committed()
 
-    def _upsert(self, outcome: str, metadata: ImageMetadata, vector: Vector) -> None:
+    def _upsert(self, outcome: str, planned: Planned, metadata: ImageMetadata, vector: Vector) -> None:
+        self._keep_attributes(planned)
         self._collected.upserts.append(IndexedImage(metadata=metadata, vector=vector))
         self._collected.counts[outcome] += 1
 
     def _reuse(self, fetched: Fetched, content: KnownContent) -> None:
         metadata = fetched.metadata(content.width, content.height, content.format)
-        self._upsert("reused", metadata, content.vector)
+        self._upsert("reused", fetched.planned, metadata, content.vector)
 
-    def _refresh(self, metadata: ImageMetadata) -> None:
-        self._collected.refreshed.append(metadata)
+    def _keep_attributes(self, planned: Planned) -> None:
+        """Nobody gives the image any: what the catalog has by the time of the commit stays."""
+        if planned.item.attributes is None and planned.kept is None:
+            self._collected.keeps_attributes.add(planned.item.image_id)
+
+    def _refresh(self, planned: Planned) -> None:
+        self._keep_attributes(planned)
+        self._collected.refreshed.append(refreshed_metadata(planned))
         self._collected.counts["refreshed"] += 1
 
     def _fail(self, fetched: Fetched, error: VisualSearchError) -> None:

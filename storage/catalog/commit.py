@@ -27,7 +27,7 @@ from storage.catalog.vectors.added_vectors import fitting
 from storage.catalog.vectors.tombstones import delete_images
 from storage.catalog.vectors.vector_bytes import pack_vectors
 from storage.errors import DuplicateImageId, GenerationClosed
-from storage.records import failure_id
+from storage.records import Attributes, ImageMetadata, failure_id
 
 
 def commit_batch(database: Database, generation_id: int, batch: IndexBatch) -> int:
@@ -57,12 +57,9 @@ def write_batch(connection: Connection, generation_id: int, batch: IndexBatch) -
         )
     if batch.removed:
         delete_images(connection, collection_id, batch.removed, shared_now(connection))
-    refreshed = batch.refreshed
-    if refreshed and not batch.vectors_only:
-        known = _lock_known(connection, collection_id, batch)
-        # a refresh has no vector: it cannot bring back what was deleted meanwhile, nor is it of other content's row
-        refreshed = [image for image in refreshed if known.get(image.image_id) == image.sha256]
-    written = [*(image.metadata for image in batch.upserts), *refreshed]
+    written = [*(image.metadata for image in batch.upserts), *batch.refreshed]
+    if not batch.vectors_only and (batch.refreshed or batch.keeps_attributes):
+        written = _as_rows_are_now(connection, collection_id, batch)
     if not batch.vectors_only:
         write_images(connection, collection_id, written, moment)
     clear_failures(connection, collection_id, [image.image_id for image in written])
@@ -86,15 +83,30 @@ def _lock(connection: Connection, generation_id: int, *, removes: bool) -> Gener
     return lock_generation(connection, generation_id)
 
 
-def _lock_known(connection: Connection, collection_id: int, batch: IndexBatch) -> dict[str, str]:
-    """Lock the known images among those of the batch, in the order of all writers; the sha256 of each live one."""
-    ids = [image.metadata.image_id for image in batch.upserts]
-    ids += [image.image_id for image in batch.refreshed]
+def _as_rows_are_now(connection: Connection, collection_id: int, batch: IndexBatch) -> list[ImageMetadata]:
+    """What to write of upserts and refreshes, which were planned some time ago; locks the rows that are there.
+
+    A refresh has no vector: it cannot bring back what was deleted meanwhile, nor is it of other content's row.
+    """
+    upserts = [image.metadata for image in batch.upserts]
+    live = _lock_live(connection, collection_id, [image.image_id for image in (*upserts, *batch.refreshed)])
+    keeps = live.keys() & batch.keeps_attributes
+    refreshed = [one for one in batch.refreshed if one.image_id in live and live[one.image_id][0] == one.sha256]
+    return [
+        one.model_copy(update={"attributes": live[one.image_id][1]}) if one.image_id in keeps else one
+        for one in (*upserts, *refreshed)
+    ]
+
+
+def _lock_live(
+    connection: Connection, collection_id: int, image_ids: Sequence[str]
+) -> dict[str, tuple[str, Attributes]]:
+    """Lock the known images among these, in the order of all writers; sha256 and attributes of each live one."""
     columns = tables.images.c
-    here = (columns.collection_id == collection_id, one_of(connection, columns.image_id, ids))
-    statement = select(columns.image_id, columns.sha256, columns.deleted_at).where(*here).order_by(columns.image_id)
-    rows = connection.execute(statement.with_for_update(key_share=True))
-    return {image_id: sha256 for image_id, sha256, deleted_at in rows if deleted_at is None}
+    here = (columns.collection_id == collection_id, one_of(connection, columns.image_id, image_ids))
+    statement = select(columns.image_id, columns.sha256, columns.attributes, columns.deleted_at).where(*here)
+    rows = connection.execute(statement.order_by(columns.image_id).with_for_update(key_share=True))
+    return {image_id: (sha256, attributes) for image_id, sha256, attributes, deleted_at in rows if not deleted_at}
 
 
 def _write_vectors(connection: Connection, generation: Generation, upserts: Sequence[IndexedImage]) -> None:

@@ -29,13 +29,8 @@ class Failures:
 
     def among(self, collection_id: int, image_ids: Collection[str]) -> dict[str, Attributes | None]:
         """Those of these ids that have a failure, each with the attributes that wait there for the next try."""
-        found: dict[str, Attributes | None] = {}
         with self._database.read() as connection:
-            for ids in chunks(image_ids):
-                here = (_FAILURES.collection_id == collection_id, one_of(connection, _FAILURES.image_id, ids))
-                rows = connection.execute(select(_FAILURES.image_id, _FAILURES.attributes).where(*here))
-                found.update((row.image_id, row.attributes) for row in rows)
-        return found
+            return failed_among(connection, collection_id, image_ids)
 
     def clear(self, collection_id: int, image_ids: Collection[str]) -> int:
         """Forget the failures of these images; return how many there were."""
@@ -49,6 +44,18 @@ class Failures:
         statement = select(*columns).where(*here).order_by(_FAILURES.image_id).limit(limit)
         with self._database.read() as connection:
             return [FailureRecord(**row) for row in connection.execute(statement).mappings()]
+
+
+def failed_among(
+    connection: Connection, collection_id: int, image_ids: Collection[str]
+) -> dict[str, Attributes | None]:
+    """See `Failures.among`; within the caller's transaction."""
+    found: dict[str, Attributes | None] = {}
+    for ids in chunks(image_ids):
+        here = (_FAILURES.collection_id == collection_id, one_of(connection, _FAILURES.image_id, ids))
+        rows = connection.execute(select(_FAILURES.image_id, _FAILURES.attributes).where(*here))
+        found.update((row.image_id, row.attributes) for row in rows)
+    return found
 
 
 def clear_failures(connection: Connection, collection_id: int, image_ids: Collection[str]) -> int:

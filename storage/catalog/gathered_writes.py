@@ -50,6 +50,7 @@ class GatheredWrites:
             failures=[failure for batch in batches for failure in batch.failures],
             removed=[image_id for batch in batches for image_id in batch.removed],
             vectors_only=vectors_only,
+            keeps_attributes={image_id for batch in batches for image_id in batch.keeps_attributes},
         )
         write_batch(self._connection, generation_id, gathered)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
@@ -74,6 +74,7 @@ class IndexBatch:
     No image id may stand twice in upserts, refreshed and removed together. `refreshed` changes metadata and
     keeps the vector; `removed` deletes as `images.delete` does. `vectors_only` is for a generation that is filled
     beside the active one: image rows stay as they are, see `storage.catalog.vectors.added_vectors`.
+    `keeps_attributes` are ids for which nobody gave attributes: a live row keeps those that it has by then.
     """
 
     upserts: Sequence[IndexedImage] = ()
@@ -81,6 +82,7 @@ class IndexBatch:
     failures: Sequence[ImageFailure] = ()
     removed: Sequence[str] = ()
     vectors_only: bool = False
+    keeps_attributes: Collection[str] = ()
 
 
 class ShownImage(NamedTuple):

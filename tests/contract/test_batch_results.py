@@ -6,11 +6,12 @@ import threading
 from dataclasses import replace
 
 import pytest
-from catalog_batches import add_generation, indexed, state_of_follower, vector
-from queued_jobs import batch_row, lease, make_job, result
+from catalog_batches import add_generation, failure, indexed, sha256, state_of_follower, vector
+from queued_jobs import batch_row, item, lease, make_job, request, result
 
 from storage.catalog import BatchResult, Catalog, Generation, IndexBatch, IndexedImage, tables
 from storage.errors import InvalidVector, VisualSearchError
+from storage.records import Attributes
 
 
 def test_a_batch_delivered_twice_commits_once(catalog: Catalog, generation: Generation) -> None:
@@ -206,3 +207,59 @@ def test_commits_deletions_changes_and_submissions_at_once_never_wait_in_a_circl
     with catalog._database.read() as connection:
         states = set(connection.scalars(tables.job_batches.select().with_only_columns(tables.job_batches.c.state)))
     assert states == {"done", "pending"}
+
+
+def job_of_changed_image(catalog: Catalog, generation: Generation, given: Attributes | None) -> int:
+    """An image that its job embeds anew, with the attributes that its sidecar gives; the batch's number."""
+    catalog.commit(generation.id, IndexBatch(upserts=[indexed("a", attributes={"by": "first"})]))
+    job, _ = catalog.jobs.open(request(generation))
+    [batch] = catalog.jobs.add_batches(
+        job.id, [[replace(item("a"), attributes=given)]], listed_until="a", counts={"listed": 1}
+    )
+    return batch
+
+
+def embedded_anew(generation: Generation, batch: int, attributes: Attributes) -> BatchResult:
+    """What a worker makes of it, with attributes as they were when it looked."""
+    made = IndexBatch(upserts=[indexed("a", 7, "new content", attributes)])
+    return BatchResult(batch, generation.id, made, {"indexed": 1})
+
+
+def test_attributes_that_were_set_while_an_image_was_embedded_stay(catalog: Catalog, generation: Generation) -> None:
+    batch = job_of_changed_image(catalog, generation, None)
+    catalog.images.set_attributes(generation.collection_id, {"a": {"by": "user"}})
+    catalog.commit_results(None, [embedded_anew(generation, batch, {"by": "first"})])
+    image = catalog.images.get(generation.collection_id, "a")
+    assert (image.attributes, image.sha256) == ({"by": "user"}, sha256("new content"))
+
+
+def test_attributes_that_a_sidecar_gives_replace_those_that_were_set(catalog: Catalog, generation: Generation) -> None:
+    batch = job_of_changed_image(catalog, generation, {"by": "sidecar"})
+    catalog.images.set_attributes(generation.collection_id, {"a": {"by": "user"}})
+    catalog.commit_results(None, [embedded_anew(generation, batch, {"by": "sidecar"})])
+    assert catalog.images.get(generation.collection_id, "a").attributes == {"by": "sidecar"}
+
+
+def test_attributes_that_waited_with_a_failure_reach_the_image(catalog: Catalog, generation: Generation) -> None:
+    batch = job_of_changed_image(catalog, generation, None)
+    waiting = replace(failure("a"), attributes={"by": "sidecar of the failed try"})
+    catalog.commit(generation.id, IndexBatch(failures=[waiting]))
+    catalog.commit_results(None, [embedded_anew(generation, batch, {"by": "sidecar of the failed try"})])
+    assert catalog.images.get(generation.collection_id, "a").attributes == {"by": "sidecar of the failed try"}
+    assert catalog.failures.count(generation.collection_id) == 0
+
+
+def test_of_two_jobs_in_one_commit_the_one_that_gives_attributes_has_its_way(
+    catalog: Catalog, generation: Generation
+) -> None:
+    keeping = job_of_changed_image(catalog, generation, None)
+    job, _ = catalog.jobs.open(request(generation, attributes_sha256="other"))
+    [giving] = catalog.jobs.add_batches(
+        job.id, [[replace(item("a"), attributes={"by": "sidecar"})]], listed_until="a", counts={"listed": 1}
+    )
+    results = [
+        embedded_anew(generation, giving, {"by": "sidecar"}),
+        embedded_anew(generation, keeping, {"by": "first"}),
+    ]
+    assert catalog.commit_results(None, results) == [True, True]
+    assert catalog.images.get(generation.collection_id, "a").attributes == {"by": "sidecar"}

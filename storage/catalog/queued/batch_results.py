@@ -7,14 +7,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, select
 
 from storage.attributes import storable_text
 from storage.catalog import tables
 from storage.catalog.database.clock import now
 from storage.catalog.database.engine import Database
 from storage.catalog.database.statements import one_of
+from storage.catalog.failures import failed_among
 from storage.catalog.gathered_writes import GatheredWrites
 from storage.catalog.generations import active_generation, lock_generations
 from storage.catalog.queued.job_records import REINDEX, UNFINISHED_BATCH, BatchResult, Lease, add_counts
@@ -97,8 +99,9 @@ class _Commit:
         if job.kind == REINDEX:
             kept = self._vectors_only(result, generation)
         else:
-            kept = self._without_deleted(result, job, generation)
+            kept = self._keeping_attributes(self._without_deleted(result, job, generation), batch, generation)
         self._writes.add(kept.batch)
+        self._known[generation.collection_id] |= {image.metadata.image_id for image in kept.batch.upserts}
         self._finish(job, FinishedBatch(batch.id, "done", kept.counts))
         return True
 
@@ -134,6 +137,16 @@ class _Commit:
             counts |= {"failed": left, "deleted": counts["deleted"] + unfailed}
         return replace(result, batch=replace(batch, upserts=kept, failures=failures), counts=counts)
 
+    def _keeping_attributes(self, result: BatchResult, batch: Row[Any], generation: Generation) -> BatchResult:
+        """Mark the known images for which neither the job nor a failure before it gave attributes."""
+        not_given = {fields["image_id"] for fields in batch.images if fields.get("attributes") is None}
+        known = not_given & self._known[generation.collection_id]
+        if not known:
+            return result
+        waiting = failed_among(self._connection, generation.collection_id, known)
+        keeps = {image_id for image_id in known if waiting.get(image_id) is None}
+        return replace(result, batch=replace(result.batch, keeps_attributes=keeps))
+
     def _lock_images(self) -> dict[int, dict[str, datetime]]:
         """Lock the known images among all outcomes, by id; say by collection which are deleted, and since when."""
         wanted: dict[int, set[str]] = defaultdict(set)
@@ -145,12 +158,14 @@ class _Commit:
                 failed = (failure.image_id for failure in result.batch.failures)
                 wanted[collection_id] |= set(filter(storable_text, failed))
         deleted: dict[int, dict[str, datetime]] = {collection_id: {} for collection_id in wanted}
+        self._known: dict[int, set[str]] = {collection_id: set() for collection_id in wanted}  # live ones
         columns = (_IMAGES.image_id, _IMAGES.deleted_at)
         for collection_id in sorted(wanted):
             among = one_of(self._connection, _IMAGES.image_id, wanted[collection_id])
             statement = select(*columns).where(_IMAGES.collection_id == collection_id, among).order_by(_IMAGES.image_id)
-            rows = self._connection.execute(statement.with_for_update(key_share=True))
+            rows = self._connection.execute(statement.with_for_update(key_share=True)).all()
             deleted[collection_id].update({image_id: deleted_at for image_id, deleted_at in rows if deleted_at})
+            self._known[collection_id].update(image_id for image_id, deleted_at in rows if not deleted_at)
         return deleted
 
 

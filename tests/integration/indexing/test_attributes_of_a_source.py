@@ -1,5 +1,7 @@
 """Attributes that a sidecar gives to the images of a source."""
 
+import pytest
+from interleaved import at_every_transaction, overtaken
 from pictures import jpeg, write_photos
 from run_outcomes import outcomes_of
 
@@ -57,3 +59,27 @@ def test_one_attribute_that_changes_its_type_is_noticed_and_absent_ones_are_not(
         sidecar.write_text(f'{{"image_id": "even/00.jpg", "flag": {value}}}\n')
         outcomes.append(outcomes_of(collection.index(photos, selection)))
     assert outcomes == [{"indexed": 1}, {"unchanged": 1}, {"refreshed": 1}, {"unchanged": 1}]
+
+
+@pytest.mark.parametrize("content", ["changed", "touched"])
+def test_attributes_that_are_set_at_any_moment_of_a_run_stay(collection, photos, monkeypatch, content):
+    """Nobody gives any for the image but its user, while the run looks at it anew."""
+
+    def run(number: int) -> bool:
+        name = f"{number}.jpg"
+        (photos / name).write_bytes(jpeg(number))
+        collection.index(photos)
+        collection.catalog.images.set_attributes(collection.record.id, {name: {"by": "first"}})
+        (photos / name).write_bytes(jpeg(1000 + number if content == "changed" else number))
+        with overtaken(
+            monkeypatch,
+            number,
+            lambda: collection.catalog.images.set_attributes(collection.record.id, {name: {"by": "user"}}),
+        ) as overtaking:
+            outcome = outcomes_of(collection.index(photos))
+        assert outcome == {"indexed" if content == "changed" else "refreshed": 1, "unchanged": number} or number == 0
+        expected = {"by": "user"} if overtaking.happened else {"by": "first"}
+        assert collection.image(name).attributes == expected, f"at transaction {number}"
+        return overtaking.happened
+
+    assert at_every_transaction(run) > 4
