@@ -37,6 +37,7 @@ from workers.signs.local_signs import LocalSigns
 ROLE = "query_worker"
 
 _LOAD_SECONDS = 10.0  # for which the ready line waits; where nobody else answers, slower collections come later
+_LAST_SECONDS = 3.0  # for the thread that hears hints, to end
 _SILENT_SECONDS = 3 * BEAT_SECONDS  # another worker that gave no sign for so long does not answer
 
 _log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def run_worker(settings: Settings, stop: Event) -> None:
         served = parts.enter_context(ServedCollections(catalog, snapshots, lambda one: _load_model(models, one)))
         hearing = Thread(target=hear_changes, args=(client, served.hint, stop), name="hints", daemon=True)
         hearing.start()
-        parts.callback(hearing.join)
+        parts.callback(hearing.join, _LAST_SECONDS)  # else Redis is silent
         parts.callback(stop.set)  # also when an error that nobody expected ends us: else that thread never would
         heartbeat = Heartbeat(client, ROLE, signs=LocalSigns(settings))
         heartbeat.progress(doing=LOADING)

@@ -25,6 +25,7 @@ POLL_SECONDS = 0.25  # one small SQL query: how late a change is seen whose hint
 _FETCHED_PAGES = 64  # that may wait to be applied (128 MiB at 512-d); more are fetched once they are
 _RETRY_SECONDS = 5.0  # after a load that failed
 _SHORT_RETRY_SECONDS = 1.0  # the same, where waiting helps
+_LAST_SECONDS = 3.0  # for the following thread, to end
 LOADING_THREADS = "load"  # begins the names of the threads that load
 _BOOT_THREADS = 2  # a large collection that is loading does not keep a small one waiting
 
@@ -78,6 +79,7 @@ class ServedCollections:
         # Replaced as a whole by the follower, so that the searching thread reads them without a lock
         self._table: Mapping[str, tuple[Served, _Followed]] = {}
         self._loading: frozenset[str] = frozenset()  # names of collections that cannot be searched yet
+        self._broken: frozenset[str] = frozenset()  # those that the searching thread found so; the follower follows
         self._pool = ThreadPoolExecutor(_BOOT_THREADS, thread_name_prefix=LOADING_THREADS)
         self._thread = Thread(target=self._follow, name="follow", daemon=True)
 
@@ -88,7 +90,7 @@ class ServedCollections:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._wake.set()
-        self._thread.join()
+        self._thread.join(_LAST_SECONDS)  # else SQL is silent; the thread keeps no process from ending
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def current(self) -> dict[str, Served]:
@@ -96,14 +98,12 @@ class ServedCollections:
         table = self._table
         for _, followed in table.values():
             followed.apply()
-        broken = {name for name, (_, followed) in table.items() if followed.broken}
-        if broken:  # the follower says the same with its next look
-            self._loading |= broken
-        return {name: served for name, (served, _) in table.items() if name not in broken}
+        self._broken = frozenset(name for name, (_, followed) in table.items() if followed.broken)
+        return {name: served for name, (served, _) in table.items() if name not in self._broken}
 
     def loading(self) -> frozenset[str] | None:
         """Names of collections that can be searched later; None before the first look: any may be one then."""
-        return self._loading if self._looked.is_set() else None
+        return self._loading | self._broken if self._looked.is_set() else None
 
     def is_loading(self, name: str) -> bool:
         """Whether this is one of them."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -44,6 +47,26 @@ UNIT = np.array([1, 0, 0, 0], dtype=np.float32)
 def catalog(postgres_url: str) -> Iterator[Catalog]:
     with Catalog.open(postgres_url) as opened:
         yield opened
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems name these bounds otherwise")
+def test_a_server_that_the_network_has_lost_is_given_up_within_a_minute(catalog: Catalog) -> None:
+    """Each connection asks whether it is there while it waits; the system alone would find out in hours."""
+    with catalog._database.read() as connection:
+        raw: Any = connection.connection.driver_connection
+        with socket.socket(fileno=os.dup(raw.fileno())) as seen:
+            idle, between, times, unheard_ms = (
+                seen.getsockopt(socket.IPPROTO_TCP, option)
+                for option in (
+                    socket.TCP_KEEPIDLE,
+                    socket.TCP_KEEPINTVL,
+                    socket.TCP_KEEPCNT,
+                    socket.TCP_USER_TIMEOUT,
+                )
+            )
+            assert seen.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert idle + between * times <= 60
+    assert 0 < unheard_ms <= 60_000
 
 
 @pytest.fixture

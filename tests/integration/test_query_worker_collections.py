@@ -234,6 +234,47 @@ def test_before_the_first_look_every_collection_counts_as_loading(
         assert len(served.current()["default"].replica.index) == 10, "searches go on from memory"
 
 
+def test_sql_that_is_silent_does_not_keep_a_worker_from_ending(
+    catalog: Catalog, snapshots: SnapshotStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served_module, "_LAST_SECONDS", 0.1)
+    asked, answers = threading.Event(), threading.Event()
+
+    def all_active() -> Any:
+        asked.set()
+        answers.wait()
+        raise CatalogUnavailable("away")
+
+    monkeypatch.setattr(catalog.generations, "all_active", all_active)
+    with ServedCollections(catalog, snapshots, lambda _: None) as served:
+        assert asked.wait(60)
+    assert served._thread.is_alive(), "it still waits for SQL, and nobody for it"
+    assert served._thread.daemon
+    answers.set()
+    served._thread.join()
+
+
+def test_a_collection_that_appears_just_while_another_one_is_found_broken_is_not_unknown(
+    catalog: Catalog, snapshots: SnapshotStore
+) -> None:
+    """The follower names it while the searching thread looks: what one of both says must not undo the other's word."""
+    collection(catalog, "hurt")
+
+    class FollowerSteps(frozenset[str]):
+        def __or__(self, others: Any) -> frozenset[str]:
+            served._loading = frozenset({"new"})
+            return frozenset.__or__(self, others)
+
+    with following(catalog, snapshots) as served:
+        pass  # nothing follows any more: now it is this test that does
+    served._table["hurt"][1].broken = True
+    served._loading = FollowerSteps()
+    assert served.current() == {}
+    assert served.loading() is not None
+    assert served.is_loading("new")
+    assert served.is_loading("hurt")
+
+
 def test_a_worker_that_fails_in_a_way_nobody_expected_ends(
     tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

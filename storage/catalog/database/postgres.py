@@ -17,6 +17,8 @@ CONNECT_SECONDS = 10  # a server that is there answers in milliseconds
 _LOCK_SECONDS = 30  # as on SQLite: the longest commit of another process that a writer waits for
 # A process frozen or cut off inside a transaction would hold its row locks for ever: the server hangs up instead.
 _IDLE_IN_TRANSACTION_SECONDS = 120
+# A server that the network has lost answers nothing any more: found out within a minute, by the system alone in hours
+_GONE = {"keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 50_000}
 _LARGEST_ROW_BYTES = 8160  # the most that fits a page; larger rows go to a side table, in pieces of 2 KB
 # No JIT: compiling a statement takes longer than any of ours runs. UTC: the driver knows it without a zone database.
 _SESSION = {
@@ -51,7 +53,7 @@ def engine_options() -> dict[str, Any]:
     return {
         "pool_pre_ping": True,
         "hide_parameters": True,  # vectors and file names do not belong into logs
-        "connect_args": {"connect_timeout": CONNECT_SECONDS, "application_name": "visual-search"},
+        "connect_args": {"connect_timeout": CONNECT_SECONDS, "application_name": "visual-search", **_GONE},
     }
 
 
