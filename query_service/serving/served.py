@@ -192,16 +192,25 @@ class ServedCollections:
             followed.fetch()
 
     def _loaded(self, generation: Generation) -> _Followed | None:
-        """The replica once it is loaded; until then None. Raises what kept it from being loaded."""
+        """The replica once it is loaded; until then None. Raises what kept it from being loaded.
+
+        One that comes in place of another, also of another generation, first has all changes: no search goes back.
+        """
         load = self._loads.get(generation.id)
         if load is None:
             self._loads[generation.id] = self._pool.submit(self._load, generation)
             return None
         if not load.done():
             return None
+        if load.exception() is None and self._is_shown(generation):
+            load.result().fetch()  # should this fail, what is loaded waits for the next look
         del self._loads[generation.id]
         self._followed[generation.id] = load.result()
         return self._followed[generation.id]
+
+    def _is_shown(self, generation: Generation) -> bool:
+        shown = self._table.values()
+        return any(one.collection.id == generation.collection_id and not followed.broken for one, followed in shown)
 
     def _load(self, generation: Generation) -> _Followed:
         started = monotonic()

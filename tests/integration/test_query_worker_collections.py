@@ -168,6 +168,48 @@ def test_a_switch_in_the_middle_of_a_look_loses_no_collection(postgres_url: str)
         assert seen in ([first.id], [second.id])
 
 
+def test_an_index_that_is_loaded_anew_is_not_shown_before_it_stands_as_late_as_the_one_before(
+    catalog: Catalog, snapshots: SnapshotStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQL goes away just when it was loaded: what is removed since must not come back."""
+    generation = collection(catalog, "default")
+    booted, go_on = threading.Event(), threading.Event()
+
+    def prepare(_: Generation) -> None:
+        booted.set()
+        assert go_on.wait(60)
+
+    served = ServedCollections(catalog, snapshots, prepare)  # its steps are made by hand
+    go_on.set()
+    served._look()
+    wait_for(served._loads[generation.id].done)
+    served._look()
+    booted.clear()
+    go_on.clear()
+    monkeypatch.setattr(served.current()["default"].replica, "is_of_changed_files", lambda: True)
+    served._look()  # loads it anew, as it stands now
+    assert booted.wait(60)
+    catalog.images.delete(generation.collection_id, [NAMES[0]])
+    served._look()
+    assert NAMES[0] not in served.current()["default"].replica.index
+    go_on.set()
+    wait_for(served._loads[generation.id].done)
+    changes = IndexReplica.changes
+
+    def away(*_: Any) -> Any:
+        raise CatalogUnavailable("away")
+
+    monkeypatch.setattr(IndexReplica, "changes", away)
+    served._look()
+    assert NAMES[0] not in served.current()["default"].replica.index
+    monkeypatch.setattr(IndexReplica, "changes", changes)
+    served._not_before.clear()
+    served._look()
+    assert not served._loads, "the new one is shown"
+    assert NAMES[0] not in served.current()["default"].replica.index
+    served._pool.shutdown()
+
+
 # -- snapshots ----------------------------------------------------------------------------------------------------
 
 
