@@ -16,7 +16,8 @@ from query_service.metrics import DEAD_SEARCHES, SEARCHES, TAKEN_OVER
 from query_service.protocol import SearchRequest
 from query_service.serving.served import ServedCollections
 from query_service.serving.set_aside import SetAside
-from query_service.serving.taken_requests import MAX_DELIVERIES, RequestQueue, Taken
+from query_service.serving.taken import Taken
+from query_service.serving.taken_requests import MAX_DELIVERIES, RequestQueue
 from query_service.serving.worker_replies import answered, count_batch, refusal
 from query_service.wire import unpack_request
 from storage.errors import VisualSearchError

@@ -7,7 +7,6 @@ The following threads fetch and load; what they have is applied by the thread th
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event, Thread
@@ -16,13 +15,13 @@ from time import monotonic
 from pipeline.replica import IndexReplica
 from query_service.answers.asked import Served
 from query_service.metrics import REPLICA_IMAGES, REPLICA_LAG, REPLICA_SEQ
-from storage.catalog import Catalog, ChangePage, CollectionRecord, Generation
+from query_service.serving.followed import Followed
+from storage.catalog import Catalog, CollectionRecord, Generation
 from storage.errors import VisualSearchError
 from storage.snapshots import SnapshotStore
 from workers.machine.logs import about
 
 POLL_SECONDS = 0.25  # one small SQL query: how late a change is seen whose hint was lost
-_FETCHED_PAGES = 64  # that may wait to be applied (128 MiB at 512-d); more are fetched once they are
 _RETRY_SECONDS = 5.0  # after a load that failed
 _SHORT_RETRY_SECONDS = 1.0  # the same, where waiting helps
 _LAST_SECONDS = 3.0  # for the following thread, to end
@@ -30,35 +29,6 @@ LOADING_THREADS = "load"  # begins the names of the threads that load
 _BOOT_THREADS = 2  # a large collection that is loading does not keep a small one waiting
 
 _log = logging.getLogger(__name__)
-
-
-class _Followed:
-    """A replica and what is fetched for it. Steps, not pages: each takes the index from one moment to another."""
-
-    def __init__(self, replica: IndexReplica) -> None:
-        self.replica = replica
-        self.fetched_seq = replica.seq
-        self.steps: deque[list[ChangePage]] = deque()  # the follower appends, the searching thread takes
-        self.broken = False  # half a step may be in the index: not to be searched any more
-
-    def fetch(self) -> None:
-        if sum(len(step) for step in list(self.steps)) < _FETCHED_PAGES:
-            pages = list(self.replica.changes(self.fetched_seq))
-            if pages:
-                self.steps.append(pages)
-                self.fetched_seq = pages[-1].last_seq
-
-    def apply(self) -> None:
-        """Apply what was fetched. Whatever goes wrong (memory, a damaged row) breaks this one alone."""
-        try:
-            while self.steps and not self.broken:
-                for page in self.steps[0]:
-                    self.replica.apply(page)
-                self.steps.popleft()
-        except Exception as error:  # noqa: BLE001 - only the searches of this collection have to wait
-            self.broken = True
-            generation = self.replica.generation.id
-            _log.error("changes cannot be applied, loading anew", exc_info=error, extra=about(generation=generation))
 
 
 class ServedCollections:
@@ -72,12 +42,12 @@ class ServedCollections:
         self._snapshots = snapshots
         self._prepare = prepare
         self._stop, self._wake, self._looked = Event(), Event(), Event()
-        self._followed: dict[int, _Followed] = {}  # by generation; the follower's
-        self._loads: dict[int, Future[_Followed]] = {}
+        self._followed: dict[int, Followed] = {}  # by generation; the follower's
+        self._loads: dict[int, Future[Followed]] = {}
         self._not_before: dict[int, float] = {}
         self._unavailable = False
         # Replaced as a whole by the follower, so that the searching thread reads them without a lock
-        self._table: Mapping[str, tuple[Served, _Followed]] = {}
+        self._table: Mapping[str, tuple[Served, Followed]] = {}
         self._loading: frozenset[str] = frozenset()  # names of collections that cannot be searched yet
         self._broken: frozenset[str] = frozenset()  # those that the searching thread found so; the follower follows
         self._pool = ThreadPoolExecutor(_BOOT_THREADS, thread_name_prefix=LOADING_THREADS)
@@ -191,7 +161,7 @@ class ServedCollections:
         if followed is not None and followed.fetched_seq < generation.last_seq:
             followed.fetch()
 
-    def _loaded(self, generation: Generation) -> _Followed | None:
+    def _loaded(self, generation: Generation) -> Followed | None:
         """The replica once it is loaded; until then None. Raises what kept it from being loaded.
 
         One that comes in place of another, also of another generation, first has all changes: no search goes back.
@@ -212,7 +182,7 @@ class ServedCollections:
         shown = self._table.values()
         return any(one.collection.id == generation.collection_id and not followed.broken for one, followed in shown)
 
-    def _load(self, generation: Generation) -> _Followed:
+    def _load(self, generation: Generation) -> Followed:
         started = monotonic()
         replica = IndexReplica.boot(self._catalog, generation, self._snapshots)
         self._prepare(generation)
@@ -224,11 +194,11 @@ class ServedCollections:
             extra=about(generation=generation.id),
         )
         self.hint()
-        return _Followed(replica)
+        return Followed(replica)
 
     def _publish(self, active: list[tuple[CollectionRecord, Generation]]) -> None:
         """Show each collection's active generation once it is loaded, until then the one that was shown before."""
-        table: dict[str, tuple[Served, _Followed]] = {}
+        table: dict[str, tuple[Served, Followed]] = {}
         for collection, generation in active:
             followed = self._followed.get(generation.id)
             before = self._table.get(collection.name)
@@ -250,7 +220,7 @@ class ServedCollections:
         _measure(active, table)
 
 
-def _measure(active: list[tuple[CollectionRecord, Generation]], table: Mapping[str, tuple[Served, _Followed]]) -> None:
+def _measure(active: list[tuple[CollectionRecord, Generation]], table: Mapping[str, tuple[Served, Followed]]) -> None:
     for collection, generation in active:
         if collection.name in table:
             replica = table[collection.name][0].replica

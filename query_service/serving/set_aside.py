@@ -6,7 +6,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from query_service.protocol import SearchRequest
-from query_service.serving.taken_requests import Taken
+from query_service.serving.taken import Taken
 
 _MOST_BYTES = 64 * 1024 * 1024  # of messages; what comes beyond that is refused at once
 _TELL_SECONDS = 1.0  # before its time is over a search is told why nobody answers it

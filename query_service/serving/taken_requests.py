@@ -6,9 +6,8 @@ at any moment: the consumer group is made again. Knows neither what is asked nor
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
@@ -16,6 +15,7 @@ from redis import Redis
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from query_service.serving.server_clock import ServerClock
+from query_service.serving.taken import Taken, taken_of
 from query_service.transport.queue_scripts import CLAIM_SCRIPT, FORGET_SCRIPT, READ_SCRIPT, SETTLE_SCRIPT
 from query_service.transport.request_queue import (
     CANCELLED,
@@ -25,7 +25,6 @@ from query_service.transport.request_queue import (
     MESSAGE_FIELD,
     REPLY_TTL_MS,
     STREAMS,
-    TIMEOUT_FIELD,
     reply_key,
 )
 from workers.servers import redis_errors_translated
@@ -39,22 +38,6 @@ _BATCH_BYTES = 64 * 1024 * 1024  # of messages: about what one may have; a batch
 _KEPT_PART = 8  # of a batch, one in so many is kept for each lower priority while higher ones fill it
 _UNSURE_SECONDS = 0.05  # about the server's clock: above it, it is asked once more before a deadline is told by it
 _STREAMS = tuple(STREAMS.values())
-_REQUEST_ID = re.compile(rb"[0-9a-f]{32}")
-_TIMEOUT = re.compile(rb"[0-9]{1,9}")
-
-
-@dataclass(frozen=True)
-class Taken:
-    """One entry of a stream. `request_id` is "" when the entry names none: then nobody can be replied to."""
-
-    stream: str
-    entry: str
-    request_id: str
-    message: bytes
-    queued_seconds: float  # in Redis, until it was taken
-    ends_at: float  # by `monotonic` of this process: from then on nobody waits for it
-    cancelled: bool = False
-    deliveries: int = 1
 
 
 class RequestQueue:
@@ -188,23 +171,13 @@ class RequestQueue:
         if any(some for _, some in found) and self._clock.unsure_seconds > _UNSURE_SECONDS:
             self._look_at_the_clock()
         nobody_waits = {name.decode(errors="replace") for name in cancelled}
-        taken = [self._taken(stream, entry, _fields(raw), told) for stream, some in found for entry, raw in some]
+        taken = [
+            taken_of(_text(stream), entry, raw, (self._clock, told)) for stream, some in found for entry, raw in some
+        ]
         return [
             replace(one, cancelled=one.request_id in nobody_waits, deliveries=(deliveries or {}).get(one.entry, 1))
             for one in taken
         ]
-
-    def _taken(self, stream: str | bytes, entry: bytes, fields: Mapping[bytes, bytes], told: float) -> Taken:
-        name, timeout = fields.get(ID_FIELD.encode(), b""), fields.get(TIMEOUT_FIELD.encode(), b"")
-        submitted = self._clock.ours(int(entry.split(b"-")[0]) / 1000)
-        return Taken(
-            stream=stream if isinstance(stream, str) else stream.decode(),
-            entry=entry.decode(),
-            request_id=name.decode() if _REQUEST_ID.fullmatch(name) else "",
-            message=fields.get(MESSAGE_FIELD.encode(), b""),
-            queued_seconds=max(0.0, told - submitted),
-            ends_at=submitted + (int(timeout) / 1000 if _TIMEOUT.fullmatch(timeout) else 0.0),
-        )
 
     def _look_at_the_clock(self) -> None:
         asked = monotonic()
@@ -259,11 +232,10 @@ def _reply(pipeline: Any, taken: Taken, reply: bytes | None) -> None:
         pipeline.pexpire(reply_key(taken.request_id), REPLY_TTL_MS)
 
 
+def _text(name: str | bytes) -> str:
+    return name if isinstance(name, str) else name.decode()
+
+
 def _in_seconds(moment: Sequence[Any]) -> float:
     """What TIME gives: seconds and microseconds."""
     return int(moment[0]) + int(moment[1]) / 1e6
-
-
-def _fields(raw: Any) -> Mapping[bytes, bytes]:
-    """A script gives fields as a flat list, the client as a map, and a deleted entry has none."""
-    return raw if isinstance(raw, Mapping) else dict(zip(raw[::2], raw[1::2], strict=True)) if raw else {}

@@ -8,7 +8,7 @@ from query_service.answers.asked import error_reply
 from query_service.errors import MalformedMessage
 from query_service.metrics import SEARCH_BATCH, SEARCH_SECONDS, SEARCHES
 from query_service.protocol import SearchReply
-from query_service.serving.taken_requests import Taken
+from query_service.serving.taken import Taken
 from query_service.wire import pack_reply
 
 

@@ -9,7 +9,8 @@ from threading import Event, Thread
 from typing import Any
 
 from query_service.protocol import ErrorReply, Provenance, SearchAnswer, SearchReply, SearchRequest
-from query_service.serving.taken_requests import RequestQueue, Taken
+from query_service.serving.taken import Taken
+from query_service.serving.taken_requests import RequestQueue
 from query_service.transport.request_queue import STREAMS
 from query_service.wire import pack_reply, unpack_request
 from storage.records import ModelIdentity
