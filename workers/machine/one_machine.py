@@ -8,7 +8,8 @@ from __future__ import annotations
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
@@ -123,5 +124,18 @@ def run_everything(settings: Settings, shares: Shares, output: TextIO, *, config
 
         return supervisor.run(keep_valkey) if bundled else supervisor.run()
     finally:
-        if bundled:
-            stop_valkey(settings)
+        with _nothing_interrupts():
+            if bundled:
+                stop_valkey(settings)
+
+
+@contextmanager
+def _nothing_interrupts() -> Iterator[None]:
+    """Within the block, which takes seconds at most, a further Ctrl-C, SIGTERM or SIGHUP changes nothing."""
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
