@@ -92,7 +92,7 @@ class IndexKeeper:
         kept = self._kept.get(generation_id)
         if kept is None:
             kept = self._begin(generation_id)
-        elif written:
+        elif written or self._catalog.generations.get(generation_id).last_seq > kept.replica.seq:  # deletions, too
             kept.replica.catch_up()
             kept.written_at = monotonic()
         if self._is_due(kept):

@@ -38,6 +38,19 @@ def test_snapshots_are_published_after_so_many_changes_and_only_then(
     assert (booted.snapshot_seq, booted.seq, sorted(booted.index.ids())) == (6, 7, list("abcdefg"))
 
 
+def test_what_others_than_workers_change_is_followed_too(
+    catalog: Catalog, generation: Generation, stream: ResultStream, bench: Callable[..., Bench]
+) -> None:
+    _, (batch_id,) = make_job(catalog, generation, ["abcd"])
+    here = bench(snapshots=SnapshotPolicy(6, NEVER))
+    with here.running():
+        stream.publish(result(catalog, generation, batch_id, "abcd"))
+        wait_for(lambda: here.indexes.seqs().get(generation.id) == 4)
+        catalog.images.delete(generation.collection_id, ["a", "b"])  # else they count as lag until the next batch
+        wait_for(lambda: here.indexes.seqs().get(generation.id) == 6)
+    assert [(record.seq, record.count) for record in catalog.snapshots.list(generation.id)] == [(6, 2)]
+
+
 def test_a_snapshot_becomes_due_by_time_when_anything_changed(
     catalog: Catalog,
     generation: Generation,
