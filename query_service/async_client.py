@@ -91,7 +91,10 @@ class AsyncSearchClient:
         return [outcome for some in together(questions) for outcome in await self._search_together(some)]
 
     async def send(self, request: SearchRequest) -> SearchAnswer:
-        """Send a request and wait for its answer. Raises as `search` does once it is sent."""
+        """Send a request and wait for its answer. Raises as `search` does once it is sent.
+
+        Its id is for one search: what was cancelled or out of time is asked again under another one.
+        """
         (outcome,) = await self.send_many([request])
         return answer_or_raise(outcome)
 
