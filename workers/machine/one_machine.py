@@ -115,9 +115,7 @@ def run_everything(settings: Settings, shares: Shares, output: TextIO, *, config
 
         def keep_valkey() -> None:
             try:
-                if (
-                    find_valkey(settings) is None
-                ):  # one that stands still is not waited for here: signals are to be heard
+                if find_valkey(settings) is None:  # one that stands still is not waited for: signals are to be heard
                     ensure_valkey(settings)
             except BundledServerError as error:  # its port or the disk may be free again at the next look
                 supervisor.say(str(error))
