@@ -37,6 +37,7 @@ from workers.signs.local_signs import LocalSigns
 ROLE = "query_worker"
 
 _LOAD_SECONDS = 10.0  # for which the ready line waits; where nobody else answers, slower collections come later
+_END_SECONDS = 20.0  # after SIGTERM; `visual-search up` waits for 30
 _LAST_SECONDS = 3.0  # for the thread that hears hints, to end
 _SILENT_SECONDS = 3 * BEAT_SECONDS  # another worker that gave no sign for so long does not answer
 
@@ -119,9 +120,27 @@ def _load_model(models: PreloadedModels, generation: Generation) -> None:
         _log.warning("searches by picture or words will fail: %s", error)
 
 
+def _run_in_time(settings: Settings, stop: Event) -> None:
+    """Run, and end in time although a server is silent: what this process holds is taken over, as after any death."""
+    over = Event()
+
+    def end_in_time() -> None:
+        stop.wait()
+        if not over.wait(_END_SECONDS):
+            _log.warning("told to stop %g s ago, and still waiting for a server: ended without it", _END_SECONDS)
+            logging.shutdown()
+            os._exit(0)
+
+    Thread(target=end_in_time, name="end", daemon=True).start()
+    try:
+        run_worker(settings, stop)
+    finally:
+        over.set()
+
+
 def main() -> int:
     """Start with the settings of the environment and the TOML file; SIGTERM ends it after the current batch."""
-    code = run_role(ROLE, run_worker)
+    code = run_role(ROLE, _run_in_time)
     if any(thread.name.startswith(LOADING_THREADS) for thread in threading.enumerate()):
         # Python waits for pool threads; what these still load, perhaps for a minute, nobody wants any more
         logging.shutdown()

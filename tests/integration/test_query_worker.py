@@ -276,6 +276,25 @@ def test_a_worker_that_waits_for_a_server_ends_when_it_is_told_to(
     assert worker.stop() == 0
 
 
+@pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
+@pytest.mark.usefixtures("generation")
+def test_a_worker_that_is_told_to_stop_ends_also_while_redis_is_silent(
+    start_role: StartRole, settings: Settings, own_valkey: Any
+) -> None:
+    """Its question to Redis alone may stay without an answer for minutes."""
+    valkey: ValkeyServer = own_valkey()
+    ours = settings.model_copy(update={"redis_url": type(settings.redis_url)(valkey.url)})
+    ours.model_fields_set.add("redis_url")
+    worker = start(start_role, ours)
+    assert valkey.process is not None
+    valkey.process.send_signal(signal.SIGSTOP)
+    try:
+        assert worker.stop(seconds=90) == 0
+    finally:
+        valkey.process.send_signal(signal.SIGCONT)
+    assert "ended without it" in worker.text()
+
+
 SLOW_BOOT = """
 import sys, time
 from pipeline.replica import IndexReplica
